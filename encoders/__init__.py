@@ -1,0 +1,1 @@
+"""Text to unit vectors. Imports nothing else of the house."""

@@ -1,0 +1,127 @@
+"""The config file: its schema. Reading it from YAML, with line numbers in errors, is `registry.config_file`.
+
+Every key here changes behaviour; a key that does nothing is a defect. Secrets are never written in the file: a key
+names the environment variable that holds them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from registry.arms import CAPABILITIES, Capability, Way
+
+
+class Section(BaseModel):
+    """A part of the config. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerConfig(Section):
+    host: str = Field("127.0.0.1", description="Address the OpenAI-compatible port listens on.")
+    port: int = Field(8400, ge=0, le=65535, description="Port of the OpenAI-compatible API.")
+    admin_host: str = Field("127.0.0.1", description="Address the admin port listens on.")
+    admin_port: int = Field(8401, ge=0, le=65535, description="Port of the admin API.")
+    data_dir: str = Field("tokamak-data", description="Folder of the log, the artifacts and the templates.")
+    max_body_bytes: int = Field(20_000_000, gt=0, description="Larger request bodies are refused with 413.")
+    drain_s: float = Field(30.0, ge=0, description="Longest wait for running requests at shutdown, in seconds.")
+
+
+class UpstreamConfig(Section):
+    base_url: str = Field(pattern=r"^https?://", description="URL before `/chat/completions`, usually ending in `/v1`.")
+    api_key_env: str | None = Field(None, description="Environment variable that holds the API key.")
+    headers: dict[str, str] = Field({}, description="Headers sent with every call.")
+    connect_timeout_s: float = Field(5.0, gt=0, description="Longest wait for a connection.")
+    first_byte_timeout_s: float = Field(120.0, gt=0, description="Longest wait for the first byte of an answer.")
+    total_timeout_s: float = Field(600.0, gt=0, description="Longest time of one call.")
+
+
+class PricesConfig(Section):
+    prompt_per_1m: float = Field(ge=0, description="USD per million prompt tokens.")
+    completion_per_1m: float = Field(ge=0, description="USD per million completion tokens.")
+    cached_input_per_1m: float | None = Field(None, ge=0, description="USD per million cached prompt tokens.")
+    cache_write_per_1m: float | None = Field(None, ge=0, description="USD per million tokens written to a cache.")
+
+
+class EndpointConfig(Section):
+    upstream: str = Field(description="Name of an entry of `upstreams`.")
+    model: str | None = Field(None, description="Name the model has there; the entry's own name if left out.")
+
+
+class ModelConfig(Section):
+    endpoints: list[EndpointConfig] = Field(min_length=1, description="Where it runs; tried in this order.")
+    ways: list[Way] = Field(["direct"], min_length=1, description="Ways of asking that routing may choose from.")
+    prices: PricesConfig | None = Field(None, description="Without prices no cost is computed for this model.")
+    context_window: int | None = Field(None, gt=0, description="Tokens of prompt and answer together.")
+    capabilities: list[Capability] = Field(
+        [c for c in CAPABILITIES if c != "vision"], description="What the model can do; a hard filter in routing."
+    )
+    quality_prior: float | None = Field(
+        None, ge=0, le=1, description="Expected quality before anything was learned; guessed from the price if left out."
+    )
+
+
+class RouteConfig(Section):
+    models: list[str] = Field(["*"], min_length=1, description="Globs over models and arms that the route may choose.")
+    preference: float = Field(
+        0.5, ge=0, le=1, description="Weight of quality against cost: 1 best, 0.5 balanced, 0.2 cheap, 0 cheapest."
+    )
+    exploration: float = Field(
+        0.0, ge=0, le=1, description="Share of requests answered by an arm drawn uniformly from the eligible ones."
+    )
+
+
+class RouterConfig(Section):
+    encoder: str = Field("static", description="Encoder of queries: `static`, `onnx` or `st:<model>`.")
+    poll_s: float = Field(1.0, gt=0, description="How often the gateway looks for a newly deployed version.")
+
+
+class TemplatesConfig(Section):
+    enabled: bool = Field(True, description="Whether the `thought` way of asking may be used.")
+    top_k: int = Field(3, ge=1, le=20, description="At most this many templates in a prompt.")
+    min_similarity: float = Field(0.5, ge=-1, le=1, description="Least cosine similarity of a template's query.")
+    max_tokens: int = Field(600, gt=0, description="Budget of the block of templates, in tokens (estimated).")
+
+
+class LogConfig(Section):
+    url: str | None = Field(
+        None, description="`sqlite:///FILE` or `redis://HOST:PORT/DB`; `traffic.db` in the data folder if left out."
+    )
+    content: bool = Field(True, description="False keeps every prompt and answer out of the log.")
+    max_response_bytes: int = Field(1_000_000, gt=0, description="Longer answers are logged without their text.")
+
+
+class KeyConfig(Section):
+    id: str = Field(description="Name of the key in the log and in metrics.")
+    key_env: str | None = Field(None, description="Environment variable that holds the key.")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key, in hex.")
+    models: list[str] = Field(["*"], min_length=1, description="Globs over the models that this key may use.")
+    requests_per_minute: int | None = Field(None, gt=0, description="More are refused with 429.")
+    max_concurrent: int | None = Field(None, gt=0, description="More at the same time are refused with 429.")
+
+
+class LimitsConfig(Section):
+    keys: list[KeyConfig] = Field([], description="Static API keys. Without any, the endpoint is open.")
+    max_concurrent: int = Field(2048, gt=0, description="More requests at the same time are refused with 503.")
+    retries: int = Field(1, ge=0, le=10, description="Further calls of the same endpoint after a failure that may pass.")
+    fallbacks: int = Field(2, ge=0, le=10, description="Further arms along the ranking after an arm has failed.")
+    breaker_failures: int = Field(5, gt=0, description="Failures in a row that take an endpoint out of routing.")
+    breaker_cooldown_s: float = Field(10.0, gt=0, description="How long it stays out before one request tries it again.")
+
+
+class Config(Section):
+    """The whole config file."""
+
+    version: Literal[1] = Field(description="Version of this layout.")
+    server: ServerConfig = Field(ServerConfig(), description="Where the service listens and keeps its data.")
+    upstreams: dict[str, UpstreamConfig] = Field(min_length=1, description="Servers that speak the OpenAI API.")
+    models: dict[str, ModelConfig] = Field(min_length=1, description="What clients and routers name.")
+    routers: RouterConfig = Field(RouterConfig(), description="How queries are read and predictions are made.")
+    routes: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], RouteConfig] = Field(
+        {"auto": RouteConfig()}, description="Virtual models; `auto` is always there."
+    )
+    templates: TemplatesConfig = Field(TemplatesConfig(), description="Thought templates in prompts.")
+    log: LogConfig = Field(LogConfig(), description="The traffic log.")
+    limits: LimitsConfig = Field(LimitsConfig(), description="Keys, limits, retries and fallbacks.")

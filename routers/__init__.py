@@ -1,0 +1,1 @@
+"""Predictors of arm quality and the policy that decides. A router predicts; a policy decides."""

@@ -1,0 +1,63 @@
+"""The contract of the traffic log. `open_log(url)` returns the embedded or the shared one; callers cannot tell which.
+
+Writing never blocks the caller and never raises on the request path: `append` enqueues, a writer commits in groups.
+`flush` waits until everything appended before it is durable. Reading is for the offline half and the admin API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import msgspec
+
+from traffic.records import Feedback, Interaction, Score
+
+
+class LogStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters of one log handle, kept as running figures (never counted over the rows)."""
+
+    queue_depth: int
+    written: int
+    dropped: int
+    last_error: str | None
+
+
+class TrafficLog(Protocol):
+    """What the service writes and the offline half reads."""
+
+    def append(self, record: Interaction | Feedback | Score) -> None:
+        """Enqueue one record; returns at once. A full queue drops the record, counts it and logs an alarm."""
+
+    async def flush(self) -> None:
+        """Return when every record appended before this call is durable."""
+
+    async def close(self) -> None:
+        """Flush and release everything. Appending afterwards raises RuntimeError."""
+
+    def stats(self) -> LogStats: ...
+
+    async def interaction(self, interaction_id: str) -> Interaction | None:
+        """The interaction with this id, written or still queued; None if there is none."""
+
+    async def feedback_by_idempotency_key(self, key: str) -> Feedback | None: ...
+
+    def read_interactions(self, since: float = 0.0, until: float | None = None) -> Iterator[Interaction]:
+        """All committed interactions with `since <= created_at < until`, oldest first, streamed (never all in memory)."""
+
+    def read_feedback(self, since: float = 0.0, until: float | None = None) -> Iterator[Feedback]: ...
+
+    def read_scores(self, since: float = 0.0, until: float | None = None) -> Iterator[Score]: ...
+
+
+def open_log(url: str) -> TrafficLog:
+    """Open the log that `url` names: `sqlite:///path/to/file.db` (embedded) or `redis://host:port/db` (shared)."""
+    if url.startswith("sqlite:///"):
+        from traffic.sqlite_log import SqliteLog
+
+        return SqliteLog(url.removeprefix("sqlite:///"))
+    if url.startswith(("redis://", "rediss://")):
+        from traffic.redis_log import RedisLog
+
+        return RedisLog(url)
+    raise ValueError(f"log url must start with sqlite:/// or redis://, got {url!r}")

@@ -1,0 +1,140 @@
+"""The records of the traffic log. One `Interaction` per request, whatever became of it.
+
+A failure is never encoded as a value: an unknown token count, cost or score is None, never 0.
+Times are Unix seconds (`*_at`) or durations in seconds (`*_s`); money is USD; qualities and scores lie in [0, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+SCHEMA_VERSION = 1
+"""Version of the record layout, written with every record."""
+
+Outcome = Literal["ok", "failed", "aborted", "rejected"]
+"""`ok`: a complete answer. `failed`: no arm answered, or the answer broke off. `aborted`: the client left.
+`rejected`: refused before any arm was called (bad input, no eligible arm, limits)."""
+
+AttemptOutcome = Literal["ok", "connect_error", "timeout", "http_error", "bad_answer", "broken_stream", "aborted"]
+
+ScoreSource = Literal["exact_match", "judge", "feedback", "verifier"]
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Token counts as the upstream reported them; None where it reported nothing."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """One arm as the policy saw it. `eliminated` names the reason if a hard filter removed it."""
+
+    arm: str
+    quality: float | None = None
+    quality_std: float | None = None
+    cost_usd: float | None = None
+    latency_s: float | None = None
+    utility: float | None = None
+    propensity: float = 0.0
+    eliminated: str | None = None
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an arm was chosen. `propensity` is the exact probability with which `arm` was drawn, in (0, 1]."""
+
+    id: str
+    route: str
+    router: str
+    encoder: str
+    preference: float
+    exploration: float
+    arm: str
+    propensity: float
+    explored: bool
+    candidates: tuple[Candidate, ...]
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of one arm's endpoint. Retries and fallbacks are attempts of their own."""
+
+    ordinal: int
+    arm: str
+    endpoint: str
+    outcome: AttemptOutcome
+    started_at: float
+    latency_s: float
+    ttft_s: float | None = None
+    http_status: int | None = None
+    error: str | None = None
+
+
+class Interaction(msgspec.Struct, frozen=True, kw_only=True):
+    """One request with its decision, answer, usage, cost and timings.
+
+    `arm` is the arm whose answer the client got (the last attempted one if none answered), which after a fallback
+    differs from `decision.arm`. `request` and `response` are the raw bytes as they crossed the wire (a streamed
+    response is its SSE bytes), None with `store: false`; `query_text` is the text that was encoded, also None then.
+    `vector` is float32 little-endian, unit norm, of the encoder whose hash is `encoder`.
+    """
+
+    id: str
+    created_at: float
+    endpoint: str
+    outcome: Outcome
+    http_status: int
+    key_id: str | None = None
+    user: str | None = None
+    session: str | None = None
+    workload: str | None = None
+    requested_model: str | None = None
+    route: str | None = None
+    arm: str | None = None
+    model: str | None = None
+    stream: bool = False
+    stored: bool = True
+    error_code: str | None = None
+    decision: Decision | None = None
+    attempts: tuple[Attempt, ...] = ()
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    overhead_s: float | None = None
+    ttft_s: float | None = None
+    latency_s: float | None = None
+    template_ids: tuple[str, ...] = ()
+    query_text: str | None = None
+    encoder: str | None = None
+    vector: bytes | None = None
+    request: bytes | None = None
+    response: bytes | None = None
+    schema: int = SCHEMA_VERSION
+
+
+class Feedback(msgspec.Struct, frozen=True, kw_only=True):
+    """One statement about a logged interaction, as it was given. `value` is a number in [0, 1], a bool or a text."""
+
+    id: str
+    interaction_id: str
+    created_at: float
+    metric: str
+    value: float | bool | str | None = None
+    verdict: str | None = None
+    demonstration: bytes | None = None
+    episode_id: str | None = None
+    tags: dict[str, str] = {}
+    idempotency_key: str | None = None
+    key_id: str | None = None
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """A number in [0, 1] on an interaction's answer, with its source. Derived from feedback, a checker or a judge."""
+
+    interaction_id: str
+    source: ScoreSource
+    value: float
+    created_at: float
+    scorer: str
