@@ -38,7 +38,10 @@ class TrafficLog(Protocol):
     def stats(self) -> LogStats: ...
 
     async def interaction(self, interaction_id: str) -> Interaction | None:
-        """The interaction with this id, written or still queued; None if there is none."""
+        """The interaction, written or still queued, whose `id`, else `answer_id`, else `client_request_id` this is.
+
+        The newest one if several share an answer or client id; None if there is none. All three are indexed.
+        """
 
     async def feedback_by_idempotency_key(self, key: str) -> Feedback | None: ...
 

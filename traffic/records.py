@@ -79,7 +79,8 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
     `arm` is the arm whose answer the client got (the last attempted one if none answered), which after a fallback
     differs from `decision.arm`. `request` and `response` are the raw bytes as they crossed the wire (a streamed
     response is its SSE bytes), None with `store: false`; `query_text` is the text that was encoded, also None then.
-    `vector` is float32 little-endian, unit norm, of the encoder whose hash is `encoder`.
+    `vector` is float32 little-endian, unit norm, of the encoder whose hash is `encoder`. `answer_id` is the id inside the
+    upstream's answer (`chatcmpl-...`) and `client_request_id` the `x-request-id` that the client sent: feedback may name either.
     """
 
     id: str
@@ -87,6 +88,8 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     outcome: Outcome
     http_status: int
+    answer_id: str | None = None
+    client_request_id: str | None = None
     key_id: str | None = None
     user: str | None = None
     session: str | None = None
