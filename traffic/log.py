@@ -46,7 +46,7 @@ class TrafficLog(Protocol):
     async def feedback_by_idempotency_key(self, key: str) -> Feedback | None: ...
 
     def read_interactions(self, since: float = 0.0, until: float | None = None) -> Iterator[Interaction]:
-        """All committed interactions with `since <= created_at < until`, oldest first, streamed (never all in memory)."""
+        """All committed interactions with `since <= created_at < until`, oldest first, streamed in pages."""
 
     def read_feedback(self, since: float = 0.0, until: float | None = None) -> Iterator[Feedback]: ...
 

@@ -79,8 +79,9 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
     `arm` is the arm whose answer the client got (the last attempted one if none answered), which after a fallback
     differs from `decision.arm`. `request` and `response` are the raw bytes as they crossed the wire (a streamed
     response is its SSE bytes), None with `store: false`; `query_text` is the text that was encoded, also None then.
-    `vector` is float32 little-endian, unit norm, of the encoder whose hash is `encoder`. `answer_id` is the id inside the
-    upstream's answer (`chatcmpl-...`) and `client_request_id` the `x-request-id` that the client sent: feedback may name either.
+    `vector` is float32 little-endian, unit norm, of the encoder whose hash is `encoder`. `answer_id` is the id inside
+    the upstream's answer (`chatcmpl-...`) and `client_request_id` the `x-request-id` that the client sent: feedback may
+    name either.
     """
 
     id: str
