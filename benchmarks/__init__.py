@@ -1,0 +1,1 @@
+"""What is measured, one file each. Every benchmark prints a table and writes `results/<name>.json`."""
