@@ -14,6 +14,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from routers.cost_scale import CostScale
+
 F32 = NDArray[np.float32]
 
 
@@ -60,11 +62,17 @@ class Prediction(NamedTuple):
 
 
 class Router(Protocol):
-    """A trained predictor of arm quality, cost and latency."""
+    """A trained predictor of arm quality, cost and latency.
+
+    `dim` is the length of the vectors it takes; `cost_scale` the normaliser that it learned from its training data.
+    The zero vector (an empty query) predicts what is typical: the means over everything that was learned.
+    """
 
     name: ClassVar[str]
     arms: tuple[str, ...]
     encoder: str
+    dim: int
+    cost_scale: CostScale
 
     @classmethod
     def fit(cls, outcomes: Outcomes, *, seed: int = 0, **settings: Any) -> Self:

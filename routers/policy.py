@@ -1,0 +1,209 @@
+"""From predictions to a decision. Pure functions: the same arguments, the same choice, so that any decision can be replayed.
+
+    utility = preference * quality - (1 - preference) * cost,      cost in [0, 1] by the router's `CostScale`
+
+Greedy is the eligible arm of highest utility; ties go to the lower expected cost, then to the lower expected latency, then
+to the order of the arms. With probability `exploration` the arm is instead drawn uniformly from the eligible ones, so the
+propensity of an arm is exactly (1 - exploration) * [it is the greedy one] + exploration / number of eligible arms.
+
+An arm whose cost is not known counts as the dearest of the eligible arms whose cost is known: not knowing must not win it
+the choice. If no cost is known at all, cost plays no part. Under a cost limit an arm of unknown cost is not eligible (it
+cannot be shown to keep the limit); under a deadline an arm of unknown latency is (the call itself is cut at the deadline).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import nan
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routers.cost_scale import CostScale
+from routers.protocol import Prediction
+from traffic.records import Candidate
+
+PRESETS: Mapping[str, float] = {"performance": 1.0, "balanced": 0.5, "cost": 0.2}
+"""Weight of quality of each named preference (fusionfactory.md 1.3)."""
+
+OVER_BUDGET = "expected cost over max_cost_usd"
+COST_UNKNOWN = "cost unknown, so max_cost_usd cannot be kept"
+TOO_SLOW = "expected latency over the deadline"
+
+Eligible = Sequence[int] | NDArray[np.bool_] | NDArray[np.integer[Any]]
+
+
+class Choice(NamedTuple):
+    """A decision over M arms, by index.
+
+    `order` is the way to go down when arms fail: the chosen arm, then the other eligible ones by falling utility.
+    `propensity` (exact; 0.0 if not eligible) and `utility` (NaN if not eligible) have M entries. `explored` says that the
+    arm was drawn instead of being the greedy one's turn. `eliminated` names why an arm fell to a limit given to `decide`.
+    """
+
+    chosen: int
+    order: tuple[int, ...]
+    propensity: tuple[float, ...]
+    utility: tuple[float, ...]
+    explored: bool
+    eliminated: dict[int, str]
+
+
+class NoEligibleArm(ValueError):
+    """No arm is left to choose from. `eliminated` holds the reason of every arm that a limit of the request removed."""
+
+    def __init__(self, eliminated: dict[int, str]) -> None:
+        super().__init__("no eligible arm is left; relax the limits of the request or allow more arms")
+        self.eliminated = eliminated
+
+
+def decide(
+    prediction: Prediction,
+    eligible: Eligible,
+    preference: float,
+    exploration: float,
+    cost_scale: CostScale,
+    draw: float,
+    max_cost_usd: float | None = None,
+    deadline_s: float | None = None,
+) -> Choice:
+    """Choose an arm.
+
+    Parameters
+    ----------
+    prediction: of M arms.
+    eligible: the indices of the arms that may answer, or a bool mask of length M.
+    preference: weight of quality in [0, 1].
+    exploration: probability in [0, 1] of a uniform draw.
+    draw: a uniform number in [0, 1), the only randomness; the same number gives the same choice.
+    max_cost_usd, deadline_s: hard limits on expected cost and latency.
+
+    Raises
+    ------
+    NoEligibleArm: nothing is eligible, or nothing within the limits.
+    """
+    quality, costs, latencies = prediction.quality.tolist(), prediction.cost_usd.tolist(), prediction.latency_s.tolist()
+    allowed = _indices(eligible)
+    eliminated: dict[int, str] = {}
+    if max_cost_usd is not None or deadline_s is not None:
+        eliminated = _over_limits(allowed, costs, latencies, max_cost_usd, deadline_s)
+        allowed = [arm for arm in allowed if arm not in eliminated]
+    if not allowed:
+        raise NoEligibleArm(eliminated)
+    places = cost_scale.places(costs)
+    # x == x is false of NaN alone, and much cheaper than a call.
+    unknown = max((places[arm] for arm in allowed if places[arm] == places[arm]), default=0.0)
+    cost_weight = 1.0 - preference
+    utility, propensity = [nan] * len(quality), [0.0] * len(quality)
+    share = exploration / len(allowed)
+    for arm in allowed:
+        place = places[arm]
+        utility[arm] = preference * quality[arm] - cost_weight * (place if place == place else unknown)
+        propensity[arm] = share
+    ranking = _ranked(allowed, utility, costs, latencies)
+    chosen = ranking[0]
+    propensity[chosen] = 1.0 - exploration + share
+    explored = draw < exploration
+    if explored:
+        chosen = allowed[min(int(draw / share), len(allowed) - 1)]
+        ranking.remove(chosen)
+        ranking.insert(0, chosen)
+    return Choice(chosen, tuple(ranking), tuple(propensity), tuple(utility), explored, eliminated)
+
+
+def _ranked(allowed: list[int], utility: list[float], costs: list[float], latencies: list[float]) -> list[int]:
+    ranking = sorted(allowed, key=utility.__getitem__, reverse=True)
+    values = [utility[arm] for arm in ranking]
+    if len(set(values)) == len(values):
+        return ranking
+
+    def key(arm: int) -> tuple[float, float, float, int]:
+        cost, latency = costs[arm], latencies[arm]
+        return -utility[arm], cost if cost == cost else _LAST, latency if latency == latency else _LAST, arm
+
+    return sorted(allowed, key=key)
+
+
+_LAST = float("inf")
+
+
+def _indices(eligible: Eligible) -> list[int]:
+    if isinstance(eligible, np.ndarray):
+        indices: list[int] = (np.flatnonzero(eligible) if eligible.dtype == np.bool_ else eligible).tolist()
+        return indices
+    return list(eligible)
+
+
+def _over_limits(
+    allowed: list[int],
+    costs: list[float],
+    latencies: list[float],
+    max_cost_usd: float | None,
+    deadline_s: float | None,
+) -> dict[int, str]:
+    eliminated = {}
+    for arm in allowed:
+        if max_cost_usd is not None and costs[arm] != costs[arm]:
+            eliminated[arm] = COST_UNKNOWN
+        elif max_cost_usd is not None and costs[arm] > max_cost_usd:
+            eliminated[arm] = OVER_BUDGET
+        elif deadline_s is not None and latencies[arm] > deadline_s:
+            eliminated[arm] = TOO_SLOW
+    return eliminated
+
+
+def greedy_batch(prediction: Prediction, preference: float, cost_scale: CostScale) -> NDArray[np.intp]:
+    """The greedy arm of each of n queries when all arms are eligible, as `decide` would choose it; for evaluation.
+
+    `prediction` holds [n, M] arrays. Returns int [n].
+    """
+    costs = prediction.cost_usd.astype(np.float64)
+    known = ~np.isnan(costs)
+    dearest = np.max(np.where(known, costs, -np.inf), axis=1, keepdims=True)
+    dearest = np.where(np.isfinite(dearest), dearest, 0.0)
+    place = cost_scale.positions(np.where(known, costs, dearest))
+    utility = preference * prediction.quality.astype(np.float64) - (1.0 - preference) * place
+    latencies = np.where(np.isnan(prediction.latency_s), np.inf, prediction.latency_s)
+    arms = np.broadcast_to(np.arange(costs.shape[1]), costs.shape)
+    ranking = np.lexsort((arms, latencies, np.where(known, costs, np.inf), -utility), axis=1)
+    return ranking[:, 0]
+
+
+def explain(
+    choice: Choice, prediction: Prediction, arms: Sequence[str], eliminated: Mapping[int, str]
+) -> tuple[Candidate, ...]:
+    """The candidates of a decision as they are logged and shown: the order of `choice`, then the eliminated arms.
+
+    `arms` are the M arm ids; `eliminated` the reasons of arms that the caller's own filters removed, by index. What was not
+    predicted is None.
+    """
+    quality, std, cost, latency = ([None if x != x else x for x in column.tolist()] for column in prediction)
+    utility, propensity = choice.utility, choice.propensity
+    shown = [
+        Candidate(
+            arm=arms[arm],
+            quality=quality[arm],
+            quality_std=std[arm],
+            cost_usd=cost[arm],
+            latency_s=latency[arm],
+            utility=utility[arm],
+            propensity=propensity[arm],
+        )
+        for arm in choice.order
+    ]
+    if len(shown) < len(arms):
+        chosen_from = set(choice.order)
+        shown += [
+            Candidate(
+                arm=arms[arm],
+                quality=quality[arm],
+                quality_std=std[arm],
+                cost_usd=cost[arm],
+                latency_s=latency[arm],
+                eliminated=choice.eliminated.get(arm) or eliminated.get(arm, "not eligible"),
+            )
+            for arm in range(len(arms))
+            if arm not in chosen_from
+        ]
+    return tuple(shown)
