@@ -15,8 +15,8 @@ State = Literal["candidate", "active", "quarantined", "retired"]
 class Template(msgspec.Struct, frozen=True, kw_only=True):
     """One template with its provenance.
 
-    `id` is the first 16 hex digits of the SHA-256 of `query` and `text`. `query` is the question it was made from, whose
-    vector it is found by; `vector` is float32 little-endian, unit norm, made by the encoder whose hash is `encoder`.
+    `id` is the first 16 hex digits of the SHA-256 of `query` and `text`. `query` is the question it was made from, by
+    whose vector it is found; `vector` is float32 little-endian, unit norm, made by the encoder whose hash is `encoder`.
     `tenant` None means visible to all. `interactions` are the logged answers it was distilled from.
     """
 

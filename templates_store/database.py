@@ -1,0 +1,124 @@
+"""The SQLite file under the template store: opening it, its layout, its transactions, and what its errors mean."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LAYOUT = 1
+"""Version of the file's tables. A file with a newer one is refused, not guessed at."""
+
+_APPLICATION_ID = 0x746B7470
+
+_TABLES = (
+    "CREATE TABLE templates (id TEXT PRIMARY KEY, state TEXT NOT NULL, encoder TEXT NOT NULL, tenant TEXT,"
+    " record BLOB NOT NULL)",
+    "CREATE INDEX templates_by_state ON templates (state, encoder)",
+    "CREATE TABLE changes (version INTEGER PRIMARY KEY AUTOINCREMENT, template_id TEXT NOT NULL, event TEXT NOT NULL,"
+    " reason TEXT, at REAL NOT NULL)",
+    "CREATE INDEX changes_by_template ON changes (template_id)",
+    "CREATE TABLE builds (builder TEXT NOT NULL, query_key TEXT NOT NULL, outcome TEXT NOT NULL, detail TEXT NOT NULL,"
+    " at REAL NOT NULL, PRIMARY KEY (builder, query_key))",
+)
+
+
+class TemplateStoreError(RuntimeError):
+    """The store cannot be used or does not hold what was asked for. The message says what to do."""
+
+
+class TemplateDatabase:
+    """One connection to the file `path`, which is made if it does not exist. Safe to use from several threads.
+
+    Raises
+    ------
+    TemplateStoreError: the file is not a template store, is damaged, or was written by a newer version.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self.path, timeout=10.0, isolation_level=None, check_same_thread=False)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise TemplateStoreError(
+                f"the template store {self.path} cannot be opened: {error}; "
+                "the folder must exist and be writable by this process"
+            ) from error
+        try:
+            self._open()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def _open(self) -> None:
+        with self.reading() as db:
+            application, layout = (
+                db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+            )  # fmt: skip
+            foreign = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
+            if foreign and application != _APPLICATION_ID:
+                raise TemplateStoreError(
+                    f"{self.path} is a SQLite file of something else, not a template store; name another file"
+                )
+            if layout > LAYOUT:
+                raise TemplateStoreError(
+                    f"{self.path} has layout {layout}, this version knows layouts up to {LAYOUT}; "
+                    "upgrade tokamak, or use another data folder"
+                )
+            check = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if check != "ok":
+                raise self.damaged(str(check))
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+        with self.writing() as db:
+            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+                for table in _TABLES:
+                    db.execute(table)
+                db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version = {LAYOUT}")
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone."""
+        with self._lock:
+            try:
+                yield self._db
+            except sqlite3.DatabaseError as error:
+                raise self._explained(error) from error
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: everything in it is durable when the block ends, or nothing of it happened."""
+        with self.reading() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    def _explained(self, error: sqlite3.DatabaseError) -> TemplateStoreError:
+        text = str(error)
+        if any(sign in text for sign in ("not a database", "malformed", "corrupt", "no such table", "disk image")):
+            return self.damaged(text)
+        return TemplateStoreError(
+            f"the template store {self.path} cannot be used: {text}; "
+            "check that the disk has room, that the file may be written, and that no other process holds it for long"
+        )
+
+    def damaged(self, what: str) -> TemplateStoreError:
+        """The error that says that the file's content is not what was written."""
+        return TemplateStoreError(
+            f"the template store {self.path} is damaged: {what}. Move the file (and its -wal and -shm) away and run "
+            "`tokamak templates import` on an export, or `tokamak templates build` on the traffic log, to make it anew"
+        )
