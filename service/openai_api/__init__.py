@@ -1,0 +1,1 @@
+"""The OpenAI surface: what each endpoint accepts, and what it sends back."""

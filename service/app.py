@@ -1,0 +1,83 @@
+"""The ASGI application of the data port: plain ASGI for the hot endpoints, FastAPI for everything else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from registry.config import Config
+from service.asgi import Receive, Scope, Send, send_error
+from service.errors import ApiError
+from service.gateway import Gateway
+from service.openai_api.embeddings import embeddings
+from service.openai_api.requests import chat_request, completion_request
+from service.openai_api.side import side_application
+from service.pipeline import answer
+
+logger = logging.getLogger("tokamak.app")
+
+Endpoint = Callable[[Gateway, Scope, Receive, Send], Awaitable[None]]
+
+
+async def chat_completions(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
+    await answer(gateway, "/chat/completions", chat_request, scope, receive, send)
+
+
+async def completions(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
+    await answer(gateway, "/completions", completion_request, scope, receive, send)
+
+
+HOT: dict[str, Endpoint] = {
+    "/v1/chat/completions": chat_completions,
+    "/v1/completions": completions,
+    "/v1/embeddings": embeddings,
+}
+
+
+class Application:
+    """The data port. `gateway` is started and stopped by the ASGI lifespan."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self._side = side_application(gateway)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            endpoint = HOT.get(scope["path"])
+            if endpoint is None:
+                await self._side(scope, receive, send)
+            elif scope["method"] == "POST":
+                await endpoint(self.gateway, scope, receive, send)
+            else:
+                await send_error(send, method_not_allowed(scope["method"], scope["path"]), [(b"allow", b"POST")])
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            raise RuntimeError(f"scope type {scope['type']!r} is not served here")
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self.gateway.start()
+                except Exception as error:  # noqa: BLE001  A task root: whatever it is, the server must hear of it.
+                    logger.exception("cannot start")
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.gateway.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def method_not_allowed(method: str, path: str) -> ApiError:
+    return ApiError(
+        405, "invalid_request_error", "method_not_allowed", f"{path} does not answer {method}; use POST.", param=None
+    )
+
+
+def create_app(config: Config, environ: Mapping[str, str] | None = None) -> Application:
+    """The application of one config; `environ` (the process's by default) holds the keys that the config names."""
+    return Application(Gateway(config, environ))

@@ -1,0 +1,127 @@
+"""One request on its way: what is known of it so far, and the log record that it becomes, whatever happens to it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from registry.arms import Arm
+from service.backends.chain import Trail
+from service.errors import ApiError
+from service.limits import Key
+from service.openai_api.requests import ModelRequest
+from service.wire import UsageFields
+from traffic.records import Decision, Interaction, Outcome, Usage
+
+MAX_HEADER_ID = 128
+
+
+class Exchange:
+    """The mutable state of one request. Every field has a truthful value at every moment, so it can be logged any time."""
+
+    __slots__ = (
+        "answer_id", "client_request_id", "cost_usd", "created_at", "decision", "encoder", "endpoint", "error",
+        "headers", "http_status", "id", "key", "outcome", "query_text", "raw", "request", "response", "route",
+        "started", "template_ids", "trail", "ttft_s", "usage", "vector",
+    )  # fmt: skip
+
+    def __init__(self, endpoint: str, headers: list[tuple[bytes, bytes]]) -> None:
+        self.started = time.perf_counter()
+        self.created_at = time.time()
+        self.id = "req_" + os.urandom(12).hex()
+        self.endpoint = endpoint
+        self.headers: dict[bytes, bytes] = dict(headers)
+        sent_id = self.headers.get(b"x-request-id", b"")[:MAX_HEADER_ID]
+        self.client_request_id = sent_id.decode("latin-1") if sent_id.isalnum() or _is_plain(sent_id) else None
+        self.outcome: Outcome = "rejected"
+        self.http_status = 500
+        self.error: ApiError | None = None
+        self.raw: bytes | None = None
+        self.request: ModelRequest | None = None
+        self.key: Key | None = None
+        self.route: str | None = None
+        self.decision: Decision | Callable[[], Decision] | None = None
+        self.trail = Trail()
+        self.usage: Usage | None = None
+        self.cost_usd: float | None = None
+        self.ttft_s: float | None = None
+        self.answer_id: str | None = None
+        self.template_ids: tuple[str, ...] = ()
+        self.query_text: str | None = None
+        self.encoder: str | None = None
+        self.vector: bytes | None = None
+        self.response: bytes | None = None
+
+    @property
+    def arm(self) -> Arm | None:
+        """The arm that answers or was tried last."""
+        return self.trail.arm
+
+    def overhead_s(self) -> float:
+        """Time spent in this service so far: all of it less the time in which an upstream was at work."""
+        spent = time.perf_counter() - self.started
+        waited = sum(attempt.latency_s for attempt in self.trail.attempts)
+        if self.trail.running is not None:
+            waited += time.perf_counter() - self.trail.running.started
+        return max(spent - waited, 0.0)
+
+    def reports(self, fields: UsageFields | None) -> None:
+        """Take over the usage that the upstream reported, and what it cost."""
+        if fields is None:
+            return
+        prompt, completion = fields.prompt_tokens_details, fields.completion_tokens_details
+        self.usage = usage = Usage(
+            prompt_tokens=fields.prompt_tokens,
+            completion_tokens=fields.completion_tokens,
+            cached_tokens=None if prompt is None else prompt.cached_tokens,
+            reasoning_tokens=None if completion is None else completion.reasoning_tokens,
+        )
+        if self.arm is not None:
+            self.cost_usd = self.arm.model.prices.cost(
+                usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
+            )
+
+    def record(self, *, keep_content: bool) -> Interaction:
+        """The log record. With `store: false`, or content off by config, it holds no text and no vector."""
+        request, arm, error = self.request, self.arm, self.error
+        stored = keep_content and not (request is not None and request.body.get("store") is False)
+        metadata = _metadata(request)
+        decision = self.decision() if callable(self.decision) else self.decision
+        return Interaction(
+            id=self.id, created_at=self.created_at, endpoint=self.endpoint, outcome=self.outcome,
+            http_status=self.http_status, answer_id=self.answer_id, client_request_id=self.client_request_id,
+            key_id=None if self.key is None else self.key.id,
+            user=_text(request, "user") or _text(request, "safety_identifier"),
+            session=metadata.get("session_id") or _text(request, "prompt_cache_key"),
+            workload=metadata.get("workload"),
+            requested_model=None if request is None else request.model, route=self.route,
+            arm=None if arm is None else arm.id, model=None if arm is None else arm.model.name,
+            stream=request is not None and request.stream, stored=stored,
+            error_code=None if error is None else error.code or error.type,
+            decision=decision, attempts=tuple(self.trail.attempts), usage=self.usage, cost_usd=self.cost_usd,
+            overhead_s=self.overhead_s(), ttft_s=self.ttft_s, latency_s=time.perf_counter() - self.started,
+            template_ids=self.template_ids, query_text=self.query_text if stored else None,
+            encoder=self.encoder if stored else None, vector=self.vector if stored else None,
+            request=self.raw if stored else None, response=self.response if stored else None,
+        )  # fmt: skip
+
+
+def _metadata(request: ModelRequest | None) -> dict[str, Any]:
+    if request is None or "metadata" not in request.body:
+        return {}
+    metadata = request.body.get("metadata")
+    return {k: v for k, v in metadata.items() if isinstance(v, str)} if isinstance(metadata, dict) else {}
+
+
+def _text(request: ModelRequest | None, name: str) -> str | None:
+    if request is None or name not in request.body:
+        return None
+    value = request.body.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _is_plain(value: bytes) -> bool:
+    """Printable ASCII without spaces: safe to send back in a header."""
+    return bool(value) and all(33 <= byte <= 126 for byte in value)

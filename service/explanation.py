@@ -1,0 +1,138 @@
+"""Why an arm was chosen: the decision's log record, the `route` object of `routing.explain`, and the response headers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from registry.arms import Arm
+from routers.policy import Choice, explain
+from routers.protocol import Prediction
+from service.exchange import Exchange
+from service.serving import Serving
+from traffic.records import Candidate, Decision
+
+SCHEMA = b"1"
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision before it is written down: writing it down costs more than taking it, and is done after the answer."""
+
+    id: str
+    route: str
+    serving: Serving
+    preference: float
+    exploration: float
+    choice: Choice
+    prediction: Prediction
+    eliminated: dict[int, str]
+
+    def ranking(self) -> list[Arm]:
+        return [self.serving.arms[index] for index in self.choice.order]
+
+    def record(self) -> Decision:
+        choice, arms = self.choice, self.serving.arms
+        return Decision(
+            id=self.id, route=self.route, router=self.serving.router, encoder=self.serving.encoder.hash,
+            preference=self.preference, exploration=self.exploration, arm=arms[choice.chosen].id,
+            propensity=choice.propensity[choice.chosen], explored=choice.explored,
+            candidates=explain(choice, self.prediction, self.serving.lineup.arm_ids, self.eliminated),
+        )  # fmt: skip
+
+    def confidence(self) -> float | None:
+        """Probability in [0, 1] that the chosen arm is at least as good as the next one, by the predicted errors.
+
+        Normal approximation; None if there is no other arm or no error was predicted.
+        """
+        order = self.choice.order
+        if len(order) < 2:
+            return None
+        quality, std = self.prediction.quality, self.prediction.quality_std
+        spread = math.hypot(float(std[order[0]]), float(std[order[1]]))
+        if not spread > 0.0:
+            return None
+        lead = float(quality[order[0]]) - float(quality[order[1]])
+        return 0.5 * (1.0 + math.erf(lead / (spread * math.sqrt(2.0))))
+
+
+def route_object(decision: Decision, attempts: Sequence[Any] = (), answered_by: str | None = None) -> dict[str, Any]:
+    """What `routing.explain` and `POST /v1/route` return."""
+    best = next((c for c in decision.candidates if c.arm == decision.arm), None)
+    return {
+        "decision_id": decision.id, "route": decision.route, "router": decision.router, "encoder": decision.encoder,
+        "preference": decision.preference, "exploration": decision.exploration, "arm": decision.arm,
+        "propensity": decision.propensity, "explored": decision.explored,
+        "answered_by": answered_by,
+        "attempts": [
+            {"arm": a.arm, "endpoint": a.endpoint, "outcome": a.outcome, "http_status": a.http_status, "error": a.error}
+            for a in attempts
+        ],
+        "candidates": [_candidate(c, decision, best) for c in decision.candidates],
+    }  # fmt: skip
+
+
+def _candidate(candidate: Candidate, decision: Decision, best: Candidate | None) -> dict[str, Any]:
+    return {
+        "arm": candidate.arm, "quality": candidate.quality, "quality_std": candidate.quality_std,
+        "cost_usd": candidate.cost_usd, "latency_s": candidate.latency_s, "utility": candidate.utility,
+        "propensity": candidate.propensity, "reason": _reason(candidate, decision, best),
+    }  # fmt: skip
+
+
+def _reason(candidate: Candidate, decision: Decision, best: Candidate | None) -> str:
+    if candidate.eliminated is not None:
+        return f"eliminated: {candidate.eliminated}"
+    if candidate.arm == decision.arm:
+        return "chosen by exploration" if decision.explored else "chosen: highest utility"
+    if decision.explored:
+        return "not drawn by exploration"
+    if best is None or candidate.utility is None or best.utility is None:
+        return "lower utility"
+    gap = best.utility - candidate.utility
+    if gap <= 0:
+        return "same utility, but dearer, slower or later in the order"
+    return f"utility lower by {gap:.4g}{_dearer_or_worse(candidate, best)}"
+
+
+def _dearer_or_worse(candidate: Candidate, best: Candidate) -> str:
+    words = []
+    if candidate.quality is not None and best.quality is not None and candidate.quality < best.quality:
+        words.append(f"quality {candidate.quality:.3g} against {best.quality:.3g}")
+    if candidate.cost_usd is not None and best.cost_usd is not None and candidate.cost_usd > best.cost_usd:
+        words.append(f"cost {candidate.cost_usd:.3g} against {best.cost_usd:.3g} USD")
+    return f": {' and '.join(words)}" if words else ""
+
+
+def response_headers(exchange: Exchange, decided: Decided | None, *, complete: bool) -> list[tuple[bytes, bytes]]:
+    """`x-request-id` and at most ten `x-tokamak-*` headers. Cost is only known once the answer is `complete`."""
+    arm = exchange.arm
+    request_id = exchange.client_request_id or exchange.id
+    attempts = len(exchange.trail.attempts) + (exchange.trail.running is not None)
+    headers = [
+        (b"x-request-id", request_id.encode("latin-1")),
+        (b"x-tokamak-schema", SCHEMA),
+        (b"x-tokamak-decision-id", exchange.id.encode()),
+        (b"x-tokamak-overhead-ms", b"%.3f" % (exchange.overhead_s() * 1e3)),
+        (b"x-tokamak-attempts", b"%d" % attempts),
+    ]
+    if arm is not None:
+        headers.append((b"x-tokamak-model", _ascii(arm.id)))
+    if exchange.route is not None:
+        headers.append((b"x-tokamak-route", _ascii(exchange.route)))
+    if decided is not None:
+        headers.append((b"x-tokamak-router", _ascii(decided.serving.router)))
+        confidence = decided.confidence()
+        if confidence is not None:
+            headers.append((b"x-tokamak-confidence", b"%.3f" % confidence))
+    if exchange.template_ids:
+        headers.append((b"x-tokamak-template", ",".join(exchange.template_ids).encode()))
+    if complete and exchange.cost_usd is not None:
+        headers.append((b"x-tokamak-cost-usd", b"%.8f" % exchange.cost_usd))
+    return headers
+
+
+def _ascii(text: str) -> bytes:
+    return text.encode("ascii", "replace")

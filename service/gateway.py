@@ -1,0 +1,176 @@
+"""The running service: what it holds, how it starts and stops, and how it takes in new versions without a pause."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from encoders.batching import BatchingEncoder
+from encoders.protocol import Encoder, Vectors, load_encoder
+from registry.artifacts import ArtifactError, Artifacts
+from registry.config import Config
+from registry.config_file import build_pool
+from routers.catalogue import load_router
+from routers.lineup import Lineup
+from routers.prior import prior_router
+from service.backends.chain import Backends
+from service.backends.health import Health
+from service.exchange import Exchange
+from service.limits import Key, Limits
+from service.metrics import Metrics
+from service.serving import Serving, targets_of
+from templates_store.index import TemplateIndex, load_index
+from templates_store.store import TemplateStore, TemplateStoreError
+from templates_store.template import Hit
+from traffic.log import TrafficLog, open_log
+
+logger = logging.getLogger("tokamak.gateway")
+
+ROUTER_KIND = "router"
+COLD_START = "prior@0"
+
+
+class Gateway:
+    """One process of the online half. `start` before the first request, `stop` after the last."""
+
+    def __init__(self, config: Config, environ: Mapping[str, str] | None = None) -> None:
+        environ = os.environ if environ is None else environ
+        self.config = config
+        self.data_dir = Path(config.server.data_dir)
+        self.max_body_bytes = config.server.max_body_bytes
+        self.max_response_bytes = config.log.max_response_bytes
+        self.templates_max_tokens = config.templates.max_tokens
+        self.limits = Limits(config.limits, environ)
+        self.metrics = Metrics()
+        self.artifacts = Artifacts(self.data_dir / "artifacts")
+        self.ready = False
+        limits = config.limits
+        health = Health(limits.breaker_failures, limits.breaker_cooldown_s)
+        self.backends = Backends(retries=limits.retries, fallbacks=limits.fallbacks, health=health)
+        self._pool = build_pool(config, environ)
+        self._template_store: TemplateStore | None = None
+        self._log: TrafficLog | None = None
+        self._serving: Serving | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def serving(self) -> Serving:
+        """The snapshot that new requests get."""
+        if self._serving is None:
+            raise RuntimeError("the gateway is not started; call start() first")
+        return self._serving
+
+    @property
+    def log(self) -> TrafficLog:
+        if self._log is None:
+            raise RuntimeError("the gateway is not started; call start() first")
+        return self._log
+
+    async def start(self) -> None:
+        """Load everything that serves. Raises what the parts raise; nothing half-loaded ever serves."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self._log = open_log(self.config.log.url or f"sqlite:///{self.data_dir / 'traffic.db'}")
+        encoder = load_encoder(self.config.routers.encoder)
+        batching = None if encoder.inline else BatchingEncoder(encoder)
+        if self.config.templates.enabled and any(arm.way == "thought" for arm in self._pool.arms.values()):
+            self._template_store = TemplateStore(self.data_dir / "templates.db")
+        router, lineup = self._load_lineup(encoder)
+        self._serving = Serving(
+            config=self.config, pool=self._pool, arms=tuple(self._pool.arms.values()), encoder=encoder,
+            batching=batching, lineup=lineup, router=router, templates=self._load_templates(encoder),
+            targets=targets_of(self.config, self._pool),
+        )  # fmt: skip
+        encoder.encode_one("warm up")
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        self.ready = True
+
+    async def stop(self) -> None:
+        """Take no new requests, wait for the running ones (bounded), make the log durable, close everything."""
+        self.ready = False
+        self.limits.draining = True
+        until = time.monotonic() + self.config.server.drain_s
+        while self.limits.active and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        if self._watcher is not None:
+            self._watcher.cancel()
+        self.backends.close()
+        if self._serving is not None and self._serving.batching is not None:
+            await self._serving.batching.close()
+        if self._template_store is not None:
+            self._template_store.close()
+        if self._log is not None:
+            await self._log.close()
+
+    def record(self, exchange: Exchange) -> None:
+        """Log and count a finished request."""
+        record = exchange.record(keep_content=self.config.log.content)
+        self.metrics.observe(record)
+        self.log.append(record)
+
+    def find_templates(self, serving: Serving, vector: Vectors, key: Key) -> Sequence[Hit]:
+        """The templates for a query, most similar first; none if none is close enough."""
+        settings = self.config.templates
+        if serving.templates is None:
+            return ()
+        return serving.templates.search(vector, settings.top_k, settings.min_similarity, key.id)
+
+    def render_metrics(self) -> bytes:
+        return self.metrics.render(
+            log=self.log.stats(), router=self.serving.router, active=self.limits.active, down=self.backends.health.down()
+        )
+
+    async def take_in(self) -> bool:
+        """Swap in a newly deployed router or changed templates; True if anything changed. The old ones serve meanwhile.
+
+        A version that cannot be loaded is reported and the one that serves goes on.
+        """
+        changed = False
+        try:
+            changed |= await self._take_in_router()
+        except ArtifactError as error:
+            logger.error("the deployed router cannot be loaded, %s goes on serving: %s", self.serving.router, error)
+        try:
+            changed |= await self._take_in_templates()
+        except TemplateStoreError as error:
+            logger.error("the templates cannot be read, the old ones go on serving: %s", error)
+        return changed
+
+    async def _take_in_router(self) -> bool:
+        if (self.artifacts.deployed(ROUTER_KIND) or COLD_START) == self.serving.router:
+            return False
+        router, lineup = await asyncio.to_thread(self._load_lineup, self.serving.encoder)
+        logger.info("router %s replaces %s", router, self.serving.router)
+        self._serving = replace(self.serving, router=router, lineup=lineup)
+        return True
+
+    async def _take_in_templates(self) -> bool:
+        store, index = self._template_store, self.serving.templates
+        if store is None or index is None or store.version() == index.version:
+            return False
+        self._serving = replace(
+            self.serving, templates=await asyncio.to_thread(load_index, store, self.serving.encoder.hash)
+        )
+        return True
+
+    def _load_lineup(self, encoder: Encoder) -> tuple[str, Lineup]:
+        """The deployed router on the arms of the pool, or the cold start if none is deployed."""
+        prior = prior_router(self._pool, encoder.hash)
+        arms = tuple(self._pool.arms.values())
+        version = self.artifacts.deployed(ROUTER_KIND)
+        if version is None:
+            return COLD_START, Lineup(prior, arms, prior)
+        router = load_router(self.artifacts.load(ROUTER_KIND, version), encoder.hash)
+        return version, Lineup(router, arms, prior)
+
+    def _load_templates(self, encoder: Encoder) -> TemplateIndex | None:
+        return None if self._template_store is None else load_index(self._template_store, encoder.hash)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.routers.poll_s)
+            await self.take_in()

@@ -1,0 +1,172 @@
+"""What the caller may say about routing: the `routing` object, its header equivalents and two aliases of the field.
+
+Precedence: the body's `routing` object, then `x-tokamak-routing-*` headers, then `plugins` (OpenRouter) and `max_cost`
+(Martian), then the preset in the model's name (`auto:cheap`), then the route's config.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from service.errors import ApiError, invalid, nearest
+from service.wire import Body, type_name
+
+PRESETS: dict[str, float] = {"best": 1.0, "balanced": 0.5, "cheap": 0.2}
+"""Preference of each preset; the scenarios of FusionFactory table 4 (performance, balance, cost first)."""
+PREFERENCE_NAMES: dict[str, float] = {"performance": 1.0, "balanced": 0.5, "cost": 0.2, **PRESETS}
+HEADER_PREFIX = "x-tokamak-routing-"
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingOptions:
+    """The caller's wishes; None where nothing was said."""
+
+    preference: float | None = None
+    models: tuple[str, ...] | None = None
+    exploration: float | None = None
+    max_cost_usd: float | None = None
+    deadline_ms: float | None = None
+    explain: bool = False
+
+
+NO_OPTIONS = RoutingOptions()
+
+
+def routing_options(body: Body, headers: Mapping[bytes, bytes]) -> RoutingOptions:
+    """Read the options of one request. Raises ApiError 400 with the nearest key for an unknown one."""
+    found: dict[str, Any] = {}
+    if "plugins" in body:
+        found.update(_openrouter_plugin(body))
+    if "max_cost" in body:
+        found["max_cost_usd"] = _positive("max_cost", body.get("max_cost"))
+    for name, value in headers.items():
+        if name.startswith(b"x-tokamak-routing-"):
+            found.update(_header_option(name.decode("latin-1"), value.decode("latin-1")))
+    if "routing" in body:
+        found.update(_routing_object(body))
+    return RoutingOptions(**found) if found else NO_OPTIONS
+
+
+def _routing_object(body: Body) -> dict[str, Any]:
+    routing = body.mapping("routing") or {}
+    found: dict[str, Any] = {}
+    for key, value in routing.items():
+        if key not in READERS:
+            known = ", ".join(READERS)
+            raise invalid(
+                f"Unknown key {key!r} in 'routing'.{nearest(key, READERS)} Known keys: {known}.",
+                f"routing.{key}", "unknown_parameter",
+            )  # fmt: skip
+        if value is not None:
+            found.update(READERS[key](f"routing.{key}", value))
+    return found
+
+
+def _header_option(name: str, text: str) -> dict[str, Any]:
+    key = name.removeprefix(HEADER_PREFIX).replace("-", "_")
+    if key not in READERS:
+        raise invalid(f"Unknown header {name!r}.{nearest(key, READERS)}", name, "unknown_parameter")
+    value: Any = text.strip()
+    if key == "models":
+        value = [part.strip() for part in text.split(",") if part.strip()]
+    elif value.lower() in ("true", "false"):
+        value = value.lower() == "true"
+    else:
+        try:
+            value = float(value)
+        except ValueError:
+            value = text.strip()
+    return READERS[key](name, value)
+
+
+def _openrouter_plugin(body: Body) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for plugin in body.array("plugins") or []:
+        if not isinstance(plugin, dict) or plugin.get("id") != "auto-router" or plugin.get("enabled") is False:
+            continue
+        if plugin.get("allowed_models") is not None:
+            found.update(_models("plugins.allowed_models", plugin["allowed_models"]))
+        if plugin.get("cost_quality_tradeoff") is not None:
+            dial = plugin["cost_quality_tradeoff"]
+            if isinstance(dial, bool) or not isinstance(dial, int | float) or not 0 <= dial <= 10:
+                raise invalid("'plugins.cost_quality_tradeoff' must be a number from 0 to 10.", "plugins")
+            found["preference"] = 1.0 - dial / 10.0
+    return found
+
+
+def _preference(param: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        if value not in PREFERENCE_NAMES:
+            names = ", ".join(PREFERENCE_NAMES)
+            raise invalid(f"{param!r} must be a number in [0, 1] or one of {names}; got {value!r}.", param)
+        return {"preference": PREFERENCE_NAMES[value]}
+    return {"preference": _share(param, value)}
+
+
+def _weights(param: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or set(value) != {"quality", "cost"}:
+        raise invalid(f"{param!r} must be an object with the two numbers 'quality' and 'cost'.", param, "invalid_type")
+    quality, cost = (_not_negative(f"{param}.{key}", value[key]) for key in ("quality", "cost"))
+    if quality + cost == 0:
+        raise invalid(f"{param!r}: 'quality' and 'cost' cannot both be 0.", param)
+    return {"preference": quality / (quality + cost)}
+
+
+def _models(param: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, list) or not value or not all(isinstance(glob, str) and glob for glob in value):
+        raise invalid(f"{param!r} must be a non-empty array of model names or globs.", param, "invalid_type")
+    return {"models": tuple(value)}
+
+
+def _explain(param: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, bool):
+        raise invalid(f"{param!r} must be true or false, got {type_name(value)}.", param, "invalid_type")
+    return {"explain": value}
+
+
+def _number(param: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise invalid(f"{param!r} must be a number, got {type_name(value)}.", param, "invalid_type")
+    return float(value)
+
+
+def _share(param: str, value: Any) -> float:
+    number = _number(param, value)
+    if not 0 <= number <= 1:
+        raise invalid(f"{param!r} must lie in [0, 1], got {number:g}.", param)
+    return number
+
+
+def _not_negative(param: str, value: Any) -> float:
+    number = _number(param, value)
+    if number < 0:
+        raise invalid(f"{param!r} must not be negative, got {number:g}.", param)
+    return number
+
+
+def _positive(param: str, value: Any) -> float:
+    number = _number(param, value)
+    if number <= 0:
+        raise invalid(f"{param!r} must be above 0, got {number:g}.", param)
+    return number
+
+
+def unknown_preset(name: str) -> ApiError:
+    return invalid(f"Unknown preset {name!r}; use one of {', '.join(PRESETS)}.", "model", "model_not_found")
+
+
+READERS: dict[str, Callable[[str, Any], dict[str, Any]]] = {
+    "preference": _preference,
+    "cost_quality": _preference,
+    "mode": _preference,
+    "weights": _weights,
+    "models": _models,
+    "exploration": lambda param, value: {"exploration": _share(param, value)},
+    "max_cost_usd": lambda param, value: {"max_cost_usd": _positive(param, value)},
+    "deadline_ms": lambda param, value: {"deadline_ms": _positive(param, value)},
+    "explain": _explain,
+}
+"""Every key of the `routing` object and how it is read; `cost_quality` and `mode` are other names of `preference`."""

@@ -1,0 +1,91 @@
+"""What is served right now: one immutable snapshot of the pool, the router, the encoder and the templates.
+
+A request takes the snapshot once and keeps it; a reload or a hot swap replaces the snapshot as a whole. So no request
+ever sees half of a change, and none waits for one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from encoders.batching import BatchingEncoder
+from encoders.protocol import Encoder, Vectors
+from registry.arms import Arm, Pool
+from registry.config import Config, RouteConfig
+from routers.lineup import Lineup
+from service.errors import ApiError, invalid, model_not_found
+from service.routing_options import PRESETS, unknown_preset
+from templates_store.index import TemplateIndex
+
+ENCODER_MODEL_PREFIX = "tokamak-encoder-"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a model's name stands for: one pinned arm, or a route with the preference of its preset."""
+
+    name: str
+    pinned: Arm | None = None
+    route: RouteConfig | None = None
+    preference: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The snapshot. `lineup` predicts for `arms`, in that order; `router` is its version, name@digest."""
+
+    config: Config
+    pool: Pool
+    arms: tuple[Arm, ...]
+    encoder: Encoder
+    batching: BatchingEncoder | None
+    lineup: Lineup
+    router: str
+    templates: TemplateIndex | None
+    targets: dict[str, Target] = field(default_factory=dict)
+
+    async def encode(self, text: str) -> Vectors:
+        """The unit vector of a text; in the event loop if that takes microseconds, else batched in a thread."""
+        if self.batching is None:
+            return self.encoder.encode_one(text)
+        return await self.batching.encode_one(text)
+
+    def target(self, name: str) -> Target:
+        """What the name stands for. Raises ApiError 404, or 400 for an unknown preset."""
+        found = self.targets.get(name)
+        if found is not None:
+            return found
+        if name.startswith(ENCODER_MODEL_PREFIX):
+            raise invalid(f"The model {name!r} makes embeddings; use /v1/embeddings.", "model", "unsupported_model")
+        route, _, preset = name.partition(":")
+        if preset and route in self.targets and preset not in PRESETS:
+            raise unknown_preset(preset)
+        raise model_not_found(name, self.targets)
+
+
+def targets_of(config: Config, pool: Pool) -> dict[str, Target]:
+    """Every name a client may ask for: models, arms, routes and routes with a preset. Models win over routes."""
+    found: dict[str, Target] = {}
+    for name, route in {"auto": RouteConfig(), **config.routes}.items():
+        found[name] = Target(name, route=route, preference=route.preference)
+        for preset, preference in PRESETS.items():
+            found[f"{name}:{preset}"] = Target(f"{name}:{preset}", route=route, preference=preference)
+    for arm in pool.arms.values():
+        found[arm.id] = Target(arm.id, pinned=arm)
+    for model in pool.models.values():
+        found[model.name] = Target(model.name, pinned=Arm(model.name, model, "direct"))
+    return found
+
+
+def encoder_model(encoder: Encoder) -> str:
+    """The name under which the service's own encoder answers `/v1/embeddings`."""
+    return ENCODER_MODEL_PREFIX + encoder.name.replace(":", "-").replace("/", "-")
+
+
+def refuse_window(prompt_tokens: int, answer_tokens: int | None, largest: int) -> ApiError:
+    asked = prompt_tokens + (answer_tokens or 0)
+    return ApiError(
+        400, "invalid_request_error", "context_length_exceeded",
+        f"The request needs about {asked} tokens (prompt and answer); the largest context window that may serve it "
+        f"holds {largest}. Shorten the messages or lower the number of tokens asked for.", param="messages",
+    )  # fmt: skip
