@@ -42,7 +42,10 @@ POINTER_FILE = "deployed.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 VERSION = re.compile(NAME.pattern + r"@[0-9a-f]{8}")
 LEFTOVER = ".partial-"
-"""Prefix of what is being written. A name of ours never starts with a dot, so a leftover is never taken for a version."""
+"""Prefix of what is being written.
+
+A name of ours never starts with a dot, so a leftover is never taken for a version.
+"""
 LEFTOVER_AGE_S = 86_400.0
 
 

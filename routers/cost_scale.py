@@ -1,8 +1,8 @@
 """The fixed normaliser of cost: USD to [0, 1], learned once from training data and stored with the router.
 
-Costs of different arms differ by factors, so the scale is logarithmic, and it is winsorised at the 1st and 99th percentile of
-the training costs, so that one runaway answer does not set it (fusionfactory.md 1.3). It is fixed with the router and
-versioned: the same prediction and preference give the same decision tomorrow.
+Costs of different arms differ by factors, so the scale is logarithmic, and it is winsorised at the 1st and 99th
+percentile of the training costs, so that one runaway answer does not set it (fusionfactory.md 1.3). It is fixed with
+the router and versioned: the same prediction and preference give the same decision tomorrow.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class CostScale:
         floored = np.clip(costs.astype(np.float64), self.low, self.high)
         if self.high == self.low:
             return np.where(np.isnan(costs), np.nan, (costs > self.high).astype(np.float64))
-        return np.log(floored / self.low) / np.log(self.high / self.low)
+        return np.asarray(np.log(floored / self.low) / np.log(self.high / self.low))
 
     def to_meta(self) -> dict[str, Any]:
         return {"version": VERSION, "low": self.low, "high": self.high}

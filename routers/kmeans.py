@@ -1,4 +1,7 @@
-"""Spherical k-means: clusters of unit vectors by cosine similarity. Seeded, in NumPy, deterministic for an order of rows."""
+"""Spherical k-means: clusters of unit vectors by cosine similarity.
+
+Seeded, in NumPy, deterministic for an order of rows.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +27,18 @@ def centroids(vectors: F32, count: int, seed: int) -> F32:
         if previous is not None and np.array_equal(nearest, previous):
             break
         previous = nearest
-        centers = _means(vectors, nearest, len(centers))
+        centers = _means(vectors, nearest)
     return centers
 
 
-def _means(vectors: F32, nearest: NDArray[np.intp], count: int) -> F32:
+def _means(vectors: F32, nearest: NDArray[np.intp]) -> F32:
     order = np.argsort(nearest, kind="stable")
-    found, starts = np.unique(nearest[order], return_index=True)
-    sums = np.add.reduceat(vectors[order], starts, axis=0) if len(found) else vectors[:0]
+    _, starts = np.unique(nearest[order], return_index=True)
+    sums = np.add.reduceat(vectors[order], starts, axis=0)
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
     full = (norms > 1e-6).ravel()
-    return (sums[full] / norms[full]).astype(np.float32)
+    means: F32 = (sums[full] / norms[full]).astype(np.float32)
+    return means
 
 
 def _spread_start(vectors: F32, count: int, rng: np.random.Generator) -> F32:
@@ -49,4 +53,5 @@ def _spread_start(vectors: F32, count: int, rng: np.random.Generator) -> F32:
             int(np.searchsorted(np.cumsum(distance), rng.random() * total, side="right").clip(0, len(vectors) - 1))
         )
         distance = np.minimum(distance, np.maximum(1.0 - vectors @ vectors[chosen[-1]], 0.0))
-    return vectors[chosen].copy()
+    start: F32 = vectors[chosen]
+    return start

@@ -1,14 +1,17 @@
-"""From predictions to a decision. Pure functions: the same arguments, the same choice, so that any decision can be replayed.
+"""From predictions to a decision. Pure functions: the same arguments, the same choice, so that any decision can be
+replayed.
 
     utility = preference * quality - (1 - preference) * cost,      cost in [0, 1] by the router's `CostScale`
 
-Greedy is the eligible arm of highest utility; ties go to the lower expected cost, then to the lower expected latency, then
-to the order of the arms. With probability `exploration` the arm is instead drawn uniformly from the eligible ones, so the
-propensity of an arm is exactly (1 - exploration) * [it is the greedy one] + exploration / number of eligible arms.
+Greedy is the eligible arm of highest utility; ties go to the lower expected cost, then to the lower expected latency,
+then to the order of the arms. With probability `exploration` the arm is instead drawn uniformly from the eligible ones,
+so the propensity of an arm is exactly (1 - exploration) * [it is the greedy one] + exploration / number of eligible
+arms.
 
-An arm whose cost is not known counts as the dearest of the eligible arms whose cost is known: not knowing must not win it
-the choice. If no cost is known at all, cost plays no part. Under a cost limit an arm of unknown cost is not eligible (it
-cannot be shown to keep the limit); under a deadline an arm of unknown latency is (the call itself is cut at the deadline).
+An arm whose cost is not known counts as the dearest of the eligible arms whose cost is known: not knowing must not win
+it the choice. If no cost is known at all, cost plays no part. Under a cost limit an arm of unknown cost is not eligible
+(it cannot be shown to keep the limit); under a deadline an arm of unknown latency is (the call itself is cut at the
+deadline).
 """
 
 from __future__ import annotations
@@ -38,8 +41,9 @@ class Choice(NamedTuple):
     """A decision over M arms, by index.
 
     `order` is the way to go down when arms fail: the chosen arm, then the other eligible ones by falling utility.
-    `propensity` (exact; 0.0 if not eligible) and `utility` (NaN if not eligible) have M entries. `explored` says that the
-    arm was drawn instead of being the greedy one's turn. `eliminated` names why an arm fell to a limit given to `decide`.
+    `propensity` (exact; 0.0 if not eligible) and `utility` (NaN if not eligible) have M entries. `explored` says that
+    the arm was drawn instead of being the greedy one's turn. `eliminated` names why an arm fell to a limit given to
+    `decide`.
     """
 
     chosen: int
@@ -175,8 +179,8 @@ def explain(
 ) -> tuple[Candidate, ...]:
     """The candidates of a decision as they are logged and shown: the order of `choice`, then the eliminated arms.
 
-    `arms` are the M arm ids; `eliminated` the reasons of arms that the caller's own filters removed, by index. What was not
-    predicted is None.
+    `arms` are the M arm ids; `eliminated` the reasons of arms that the caller's own filters removed, by index. What was
+    not predicted is None.
     """
     quality, std, cost, latency = ([None if x != x else x for x in column.tolist()] for column in prediction)
     utility, propensity = choice.utility, choice.propensity

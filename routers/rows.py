@@ -1,4 +1,5 @@
-"""Outcomes made ready to learn from: checked, in an order that depends on content alone, weighted, and split by content."""
+"""Outcomes made ready to learn from: checked, in an order that depends on content alone, weighted, and split by
+content."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from routers.protocol import F32, Outcomes, TrainingError
 
 MIN_PROPENSITY = 0.02
-"""Cells weigh 1 / max(propensity, this), which bounds the variance that one rare cell can bring (fusionfactory.md 2.3)."""
+"""Cells weigh 1 / max(propensity, this), which bounds the variance that one rare cell can bring (fusionfactory.md
+2.3)."""
 
 
 def prepared(outcomes: Outcomes) -> Outcomes:

@@ -1,0 +1,167 @@
+"""The nearest-neighbour router: mean outcome of the k most similar logged queries, shrunk toward the arm's overall
+mean.
+
+    quality(q, m) = (sum_i w_i y_im + n0 mu_m) / (sum_i w_i + n0)       over neighbours i in which m was observed
+                                                                        (fusionfactory.md 2.3 b)
+
+with w_i = effective propensity weight times the positive part of the cosine similarity, squared. The search is exact up
+to `FLAT_ROWS` queries and an HNSW graph above. It keeps every training vector: 1 KB per query at 256 dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from routers.cost_scale import CostScale
+from routers.protocol import F32, Outcomes, Prediction, TrainingError
+from routers.rows import prepared, weights
+from routers.shrinkage import GROUP_STRENGTH, group_sums, quality_means, ratio_means
+
+NEIGHBOURS = 100
+FLAT_ROWS = 20_000
+HNSW_LINKS, HNSW_BUILD, HNSW_SEARCH = 16, 100, 128
+BATCH = 256
+"""Queries gathered at a time in `predict_batch`, which bounds its memory to BATCH * k * M floats a matrix."""
+
+
+class KnnRouter:
+    """Keeps the training vectors and outcomes, and averages the neighbours' at prediction."""
+
+    name: ClassVar[str] = "knn"
+
+    def __init__(self, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> None:
+        self.arms: tuple[str, ...] = tuple(meta["arms"])
+        self.encoder: str = meta["encoder"]
+        self.cost_scale = CostScale.from_meta(meta["cost_scale"])
+        self.neighbours = int(meta["neighbours"])
+        self.dim = int(meta["dim"])
+        self._arrays = arrays
+        self._quality, self._weight = arrays["quality"], arrays["weight"]
+        self._cost, self._latency = arrays["cost_usd"], arrays["latency_s"]
+        self._overall, self._noise = arrays["overall"], arrays["noise"]
+        self._overall_cost, self._overall_latency = arrays["overall_cost"], arrays["overall_latency"]
+        self._index = _opened(arrays, self.dim)
+
+    @classmethod
+    def fit(cls, outcomes: Outcomes, *, seed: int = 0, **settings: Any) -> Self:
+        """See `routers.protocol.Router.fit`. The setting `neighbours` is k (at least 1, by default 100)."""
+        unknown = set(settings) - {"neighbours"}
+        if unknown:
+            raise TrainingError(f"the knn router has the setting neighbours, got {sorted(unknown)}")
+        neighbours = int(settings.get("neighbours", NEIGHBOURS))
+        if neighbours < 1:
+            raise TrainingError(f"neighbours must be at least 1, got {neighbours}")
+        outcomes = prepared(outcomes)
+        cell_weights = weights(outcomes)
+        # Mean weight 1 per arm, so that n0 counts observations whatever the propensities were.
+        seen = (cell_weights > 0).sum(axis=0)
+        cell_weights = cell_weights * (seen / np.maximum(cell_weights.sum(axis=0), 1e-12)).astype(np.float32)
+        together = np.zeros(len(outcomes.query_ids), dtype=np.intp)
+        sums = group_sums(outcomes.quality, weights(outcomes), together, 1)
+        means = quality_means(sums)
+        spread = np.maximum(sums.square[0] / np.maximum(sums.weight[0], 1e-12) - means.cells[0] ** 2, 0.01)
+        once = np.ones_like(cell_weights)
+        arrays: dict[str, NDArray[Any]] = {
+            "vectors": outcomes.vectors,
+            "quality": np.where(cell_weights > 0, outcomes.quality, 0.0).astype(np.float32),
+            "weight": cell_weights.astype(np.float32),
+            "cost_usd": outcomes.cost_usd,
+            "latency_s": outcomes.latency_s,
+            "overall": means.cells[0].astype(np.float32),
+            "noise": spread.astype(np.float32),
+            "overall_cost": ratio_means(group_sums(outcomes.cost_usd, once, together, 1))[0].astype(np.float32),
+            "overall_latency": ratio_means(group_sums(outcomes.latency_s, once, together, 1))[0].astype(np.float32),
+        }
+        if len(outcomes.vectors) > FLAT_ROWS:
+            arrays["graph"] = _graph(outcomes.vectors)
+        meta = {
+            "router": cls.name,
+            "arms": list(outcomes.arms),
+            "encoder": outcomes.encoder,
+            "neighbours": min(neighbours, len(outcomes.query_ids)),
+            "dim": outcomes.vectors.shape[1],
+            "cost_scale": CostScale.learned(outcomes.cost_usd).to_meta(),
+        }
+        return cls(arrays, meta)
+
+    def predict(self, vector: F32) -> Prediction:
+        """See `routers.protocol.Router.predict`."""
+        return Prediction(*(column[0] for column in self.predict_batch(vector[None, :])))
+
+    def predict_batch(self, vectors: F32) -> Prediction:
+        """See `routers.protocol.Router.predict_batch`."""
+        parts = [self._predicted(vectors[start : start + BATCH]) for start in range(0, len(vectors), BATCH)]
+        if len(parts) == 1:
+            return parts[0]
+        empty = np.zeros((0, len(self.arms)), dtype=np.float32)
+        return Prediction(*(np.concatenate([empty, *columns]) for columns in zip(*parts, strict=True)))
+
+    def _predicted(self, vectors: F32) -> Prediction:
+        similarity, found = self._index.search(np.ascontiguousarray(vectors), self.neighbours)
+        # A graph that finds fewer than k marks the rest -1; their similarity is then made to weigh nothing.
+        kernel = np.where(found >= 0, np.maximum(similarity, 0.0) ** 2, 0.0)
+        weight = kernel[:, :, None] * self._weight[found]
+        total = weight.sum(axis=1)
+        strength = GROUP_STRENGTH
+        quality = (np.sum(weight * self._quality[found], axis=1) + strength * self._overall) / (total + strength)
+        # n0 stands for the arm's mean of all its rows, whose own error is small beside the neighbours'.
+        std = np.sqrt(self._noise / (total + strength))
+        cost = _shrunk(self._cost[found], kernel, self._overall_cost)
+        latency = _shrunk(self._latency[found], kernel, self._overall_latency)
+        return Prediction(*(np.asarray(column, dtype=np.float32) for column in (quality, std, cost, latency)))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See `routers.protocol.Router.arrays`."""
+        return dict(self._arrays)
+
+    def meta(self) -> dict[str, Any]:
+        """See `routers.protocol.Router.meta`."""
+        return {
+            "router": self.name,
+            "arms": list(self.arms),
+            "encoder": self.encoder,
+            "neighbours": self.neighbours,
+            "dim": self.dim,
+            "cost_scale": self.cost_scale.to_meta(),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> Self:
+        """See `routers.protocol.Router.from_arrays`."""
+        return cls(arrays, meta)
+
+
+def _shrunk(values: F32, kernel: F32, overall: F32) -> F32:
+    """Kernel mean over the neighbours in which a cell is known, drawn toward the arm's mean (NaN if none)."""
+    known = ~np.isnan(values)
+    total = np.einsum("nk,nkm->nm", kernel, known)
+    mean = np.einsum("nk,nkm->nm", kernel, np.where(known, values, 0.0))
+    return np.asarray((mean + GROUP_STRENGTH * overall) / (total + GROUP_STRENGTH))
+
+
+def _graph(vectors: F32) -> NDArray[np.uint8]:
+    """A serialised HNSW graph. One thread: with more, the graph depends on how they interleave."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        index = faiss.IndexHNSWFlat(vectors.shape[1], HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = HNSW_BUILD
+        index.add(vectors)
+        graph: NDArray[np.uint8] = faiss.serialize_index(index)
+    finally:
+        faiss.omp_set_num_threads(threads)
+    return graph
+
+
+def _opened(arrays: dict[str, NDArray[Any]], dim: int) -> Any:
+    if "graph" in arrays:
+        index = faiss.deserialize_index(arrays["graph"])
+        faiss.ParameterSpace().set_index_parameter(index, "efSearch", HNSW_SEARCH)
+        return index
+    index = faiss.IndexFlatIP(dim)
+    index.add(np.ascontiguousarray(arrays["vectors"], dtype=np.float32))
+    return index

@@ -1,0 +1,118 @@
+"""Means of masked, weighted outcomes per group of queries and arm, shrunk along a hierarchy.
+
+    quality:  cell -> arm's overall mean + how hard the group is   -> mean of the pool
+    cost, latency:  cell -> arm's overall mean * how long the group's answers are
+
+An arm is rarely asked about every group, so its plain mean mixes what it can do with what it was asked. Effects of
+groups and of arms are therefore fitted together, by turns. Costs of arms differ by orders of magnitude: they are never
+pulled toward the pool's mean, and a group changes them by a factor.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routers.protocol import F32
+
+ARM_STRENGTH = 10.0
+"""Observations that the pool's mean counts for in an arm's mean."""
+GROUP_STRENGTH = 20.0
+"""Observations that the arm's mean counts for in a group's mean (n0 of fusionfactory.md 2.3)."""
+TURNS = 5
+
+F64 = NDArray[np.float64]
+
+
+class Means(NamedTuple):
+    """`cells` and `variance` (of the mean, not of single outcomes) are [G, M]; `arms` [M] are the overall means."""
+
+    cells: F64
+    variance: F64
+    arms: F64
+
+
+class Sums(NamedTuple):
+    """Weighted sums of one matrix per group, each [G, M]; `observations` their effective number (sum w)^2 / sum w^2."""
+
+    weight: F64
+    value: F64
+    square: F64
+    observations: F64
+
+
+def group_sums(values: F32, weights: F32, groups: NDArray[np.intp], count: int) -> Sums:
+    """Sums over the rows of each group; NaN cells and cells of weight 0 take no part."""
+    weights = np.where(np.isnan(values), 0.0, weights)
+    known = np.where(weights > 0, values, 0.0)
+
+    def per_group(matrix: NDArray[np.floating]) -> F64:
+        order = np.argsort(groups, kind="stable")
+        found, starts = np.unique(groups[order], return_index=True)
+        sums = np.zeros((count, matrix.shape[1]))
+        sums[found] = np.add.reduceat(matrix[order].astype(np.float64), starts, axis=0)
+        return sums
+
+    weight = per_group(weights)
+    effective = weight**2 / np.maximum(per_group(weights**2), 1e-12)
+    return Sums(weight, per_group(weights * known), per_group(weights * known**2), effective)
+
+
+def shrunk(mean: F64, count: F64, prior: F64 | float, strength: float) -> F64:
+    """`mean` of `count` observations drawn toward `prior`, which counts for `strength` of them."""
+    return (count * mean + strength * prior) / (count + strength)
+
+
+def quality_means(sums: Sums) -> Means:
+    """Shrunk means of scores in [0, 1]."""
+    pool = sums.value.sum() / sums.weight.sum()
+    arm_count = _effective_total(sums)
+    seen = sums.weight > 0
+    cell_mean = np.where(seen, sums.value / np.where(seen, sums.weight, 1.0), 0.0)
+    group_effect = np.zeros((len(sums.weight), 1))
+    arms = np.full(sums.weight.shape[1], pool)
+    for _ in range(TURNS):
+        residual = np.where(seen, cell_mean - group_effect, 0.0)
+        arms = shrunk(_mean(residual, sums.weight, axis=0), arm_count, pool, ARM_STRENGTH)
+        residual = np.where(seen, cell_mean - arms, 0.0)
+        effect = _mean(residual, sums.weight, axis=1)
+        group_effect = shrunk(effect, sums.observations.sum(axis=1), 0.0, GROUP_STRENGTH)[:, None]
+    expected = np.clip(arms + group_effect, 0.0, 1.0)
+    cells = np.clip(shrunk(cell_mean, sums.observations, expected, GROUP_STRENGTH), 0.0, 1.0)
+    return Means(cells, _variance(sums, cell_mean, arm_count), arms)
+
+
+def _variance(sums: Sums, cell_mean: F64, arm_count: F64) -> F64:
+    """Variance of each cell's mean: of its own observations, and of the arm's mean as far as it leans on that."""
+    within = (sums.square - sums.weight * cell_mean**2).sum(axis=0)
+    total = sums.weight.sum(axis=0)
+    pooled = max(within.sum() / total.sum(), 1e-4)
+    noise = shrunk(within / np.maximum(total, 1e-12), arm_count, pooled, ARM_STRENGTH)
+    leaning = GROUP_STRENGTH / (sums.observations + GROUP_STRENGTH)
+    return np.asarray(noise / (sums.observations + GROUP_STRENGTH) + leaning**2 * noise / (arm_count + 1.0))
+
+
+def ratio_means(sums: Sums) -> F64:
+    """Shrunk means, [G, M], of positive quantities whose scale differs between arms; NaN for an arm never observed."""
+    total = sums.weight.sum(axis=0)
+    arms = np.where(total > 0, sums.value.sum(axis=0) / np.where(total > 0, total, 1.0), np.nan)
+    comparable = (sums.weight > 0) & (arms > 0)
+    cell_mean = sums.value / np.where(sums.weight > 0, sums.weight, 1.0)
+    ratio = np.where(comparable, cell_mean / np.where(comparable, arms, 1.0), 0.0)
+    factor = _mean(ratio, np.where(comparable, sums.weight, 0.0), axis=1)
+    factor = shrunk(factor, np.where(comparable, sums.observations, 0.0).sum(axis=1), 1.0, GROUP_STRENGTH)[:, None]
+    return shrunk(cell_mean, sums.observations, arms * factor, GROUP_STRENGTH)
+
+
+def _mean(values: F64, weights: F64, axis: int) -> F64:
+    total = weights.sum(axis=axis)
+    return np.asarray((values * weights).sum(axis=axis) / np.where(total > 0, total, 1.0))
+
+
+def _effective_total(sums: Sums) -> F64:
+    squares = np.where(
+        sums.observations > 0, sums.weight**2 / np.where(sums.observations > 0, sums.observations, 1.0), 0.0
+    )
+    return np.asarray(sums.weight.sum(axis=0) ** 2 / np.maximum(squares.sum(axis=0), 1e-12))
