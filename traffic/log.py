@@ -14,6 +14,10 @@ import msgspec
 from traffic.records import Feedback, Interaction, Score
 
 
+class LogError(Exception):
+    """The log cannot be opened, or did not make something durable. The message says what to do."""
+
+
 class LogStats(msgspec.Struct, frozen=True, kw_only=True):
     """Counters of one log handle, kept as running figures (never counted over the rows)."""
 
@@ -30,10 +34,17 @@ class TrafficLog(Protocol):
         """Enqueue one record; returns at once. A full queue drops the record, counts it and logs an alarm."""
 
     async def flush(self) -> None:
-        """Return when every record appended before this call is durable."""
+        """Return when every record appended before this call is durable.
+
+        Raises LogError if records were dropped since the last flush, or if the store refuses writes for too long; what
+        is queued stays queued then.
+        """
 
     async def close(self) -> None:
-        """Flush and release everything. Appending afterwards raises RuntimeError."""
+        """Flush and release everything. Appending afterwards raises RuntimeError.
+
+        Raises LogError, after releasing everything, if records could not be made durable.
+        """
 
     def stats(self) -> LogStats: ...
 
