@@ -1,1 +1,158 @@
-def main() -> None: ...
+"""The command line of Tokamak. Each command is thin: what it does lives in the layer that it belongs to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from registry.config import Config
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="One endpoint in front of many LLMs, and then one model."
+)
+config_app = typer.Typer(no_args_is_help=True, help="Check the config file; print its schema.")
+app.add_typer(config_app, name="config")
+
+CONFIG_HELP = "Config file; else $TOKAMAK_CONFIG, else ./tokamak.yaml, else what is found on this machine."
+ConfigPath = Annotated[Path | None, typer.Option("--config", "-c", help=CONFIG_HELP)]
+NOTHING_FOUND = 4
+"""Exit code of `discover` when nothing was found."""
+
+
+@app.command()
+def serve(
+    config: ConfigPath = None,
+    port: Annotated[int | None, typer.Option(help="Data port; overrides the config.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Data folder; overrides the config.")] = None,
+) -> None:
+    """Serve the OpenAI-compatible API, and the admin API on its own port, until stopped."""
+    from service.serve import serve as run
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    with _what_to_serve(config) as loaded:
+        changes: dict[str, Any] = {} if port is None else {"port": port}
+        chosen_dir = data_dir or os.environ.get("TOKAMAK_DATA_DIR")
+        if chosen_dir:
+            changes["data_dir"] = str(chosen_dir)
+        server = loaded.server.model_copy(update=changes)
+        typer.echo(
+            f"Tokamak serves {len(loaded.models)} models on http://{server.host}:{server.port}/v1 (ask for model "
+            f'"auto"); admin API on http://{server.admin_host}:{server.admin_port}.',
+            err=True,
+        )
+        code = run(loaded.model_copy(update={"server": server}))
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _what_to_serve(path: Path | None) -> Iterator[Config]:
+    """The config named, the config found, what this machine has, or the demo fleet: the first that there is."""
+    named = path or (Path(os.environ["TOKAMAK_CONFIG"]) if os.environ.get("TOKAMAK_CONFIG") else None)
+    default = Path("tokamak.yaml")
+    if named is not None or default.exists():
+        yield _load(named or default)
+        return
+    from registry.discover import discover
+
+    found = discover(os.environ)
+    typer.echo(found.report(), err=True)
+    if found.config is not None:
+        yield found.config
+        return
+    from demo.serve import demo_fleet
+
+    typer.echo(
+        "Nothing to serve was found, so this serves the demo fleet: small models trained for the demo.", err=True
+    )
+    with demo_fleet(Path(os.environ.get("TOKAMAK_DATA_DIR", "tokamak-data"))) as config:
+        yield config
+
+
+def _load(path: Path) -> Config:
+    from registry.config_file import ConfigError, load_config
+
+    try:
+        return load_config(path)
+    except (ConfigError, OSError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command("discover")
+def discover_command() -> None:
+    """Say which providers and local servers were found; exit code 4 if there are none."""
+    from registry.discover import discover
+
+    found = discover(os.environ)
+    typer.echo(found.report())
+    raise typer.Exit(0 if found.config is not None else NOTHING_FOUND)
+
+
+@config_app.command("check")
+def config_check(path: Annotated[Path, typer.Argument(help="The config file.")]) -> None:
+    """Read a config file and report every mistake with its line; exit code 2 if there is one."""
+    loaded = _load(path)
+    typer.echo(f"{path}: valid; {len(loaded.models)} models on {len(loaded.upstreams)} upstreams.")
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of the config file, for editors."""
+    from registry.config_file import config_json_schema
+
+    typer.echo(json.dumps(config_json_schema(), indent=2))
+
+
+def _mount_offline(target: typer.Typer) -> None:
+    from offline.commands import evaluate_command, train_command
+    from offline.template_commands import templates_app
+
+    target.command("train")(train_command)
+    target.command("evaluate")(evaluate_command)
+    target.add_typer(templates_app, name="templates")
+
+
+def _mount_log(target: typer.Typer) -> None:
+    from traffic.commands import export_command, snapshot_command, stats_command
+
+    log_app = typer.Typer(no_args_is_help=True, help="Snapshot, export and count the traffic log.")
+    for name, command in (("snapshot", snapshot_command), ("export", export_command), ("stats", stats_command)):
+        log_app.command(name)(command)
+    target.add_typer(log_app, name="log")
+
+
+def _mount_demo(target: typer.Typer) -> None:
+    from demo.commands import demo_command
+
+    target.command("demo")(demo_command)
+
+
+_GROUPS: tuple[tuple[tuple[str, ...], Callable[[typer.Typer], None]], ...] = (
+    (("train", "evaluate", "templates"), _mount_offline),
+    (("log",), _mount_log),
+    (("demo",), _mount_demo),
+)
+_LIGHT = ("serve", "config", "discover")
+"""Commands that load nothing of the others: the gateway starts in about a second."""
+
+
+def main() -> None:
+    """Run the command line. Only the group that is asked for is imported; without one, all are, to list them."""
+    asked = sys.argv[1] if len(sys.argv) > 1 else ""
+    for names, mount in _GROUPS:
+        if asked in names or asked not in (*_LIGHT, *(name for group, _ in _GROUPS for name in group)):
+            mount(app)
+    app()
+
+
+if __name__ == "__main__":
+    main()

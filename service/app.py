@@ -61,7 +61,7 @@ class Application:
             if message["type"] == "lifespan.startup":
                 try:
                     await self.gateway.start()
-                except Exception as error:  # noqa: BLE001  A task root: whatever it is, the server must hear of it.
+                except Exception as error:
                     logger.exception("cannot start")
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
                     return

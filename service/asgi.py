@@ -1,4 +1,4 @@
-"""The few pieces of plain ASGI that the hot endpoints need: reading a body, sending JSON, noticing that a client left."""
+"""The pieces of plain ASGI that the hot endpoints need: reading a body, sending JSON, noticing that a client left."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 def _too_large(limit: int) -> ApiError:
     return ApiError(
-        413, "invalid_request_error", "request_too_large", f"The request body is larger than the limit of {limit} bytes."
+        413,
+        "invalid_request_error",
+        "request_too_large",
+        f"The request body is larger than the limit of {limit} bytes.",
     )
 
 

@@ -19,7 +19,7 @@ MAX_HEADER_ID = 128
 
 
 class Exchange:
-    """The mutable state of one request. Every field has a truthful value at every moment, so it can be logged any time."""
+    """The mutable state of one request. Every field is truthful at every moment, so it can be logged at any time."""
 
     __slots__ = (
         "answer_id", "client_request_id", "cost_usd", "created_at", "decision", "encoder", "endpoint", "error",

@@ -1,4 +1,4 @@
-"""Why an arm was chosen: the decision's log record, the `route` object of `routing.explain`, and the response headers."""
+"""Why an arm was chosen: the decision's record, the `route` object of `routing.explain`, the response headers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Decided:
             id=self.id, route=self.route, router=self.serving.router, encoder=self.serving.encoder.hash,
             preference=self.preference, exploration=self.exploration, arm=arms[choice.chosen].id,
             propensity=choice.propensity[choice.chosen], explored=choice.explored,
-            candidates=explain(choice, self.prediction, self.serving.lineup.arm_ids, self.eliminated),
+            candidates=explain(choice, self.prediction, self.serving.arm_ids, self.eliminated),
         )  # fmt: skip
 
     def confidence(self) -> float | None:

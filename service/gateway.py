@@ -9,8 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from encoders.batching import BatchingEncoder
 from encoders.protocol import Encoder, Vectors, load_encoder
 from registry.artifacts import ArtifactError, Artifacts
 from registry.config import Config
@@ -28,6 +28,9 @@ from templates_store.index import TemplateIndex, load_index
 from templates_store.store import TemplateStore, TemplateStoreError
 from templates_store.template import Hit
 from traffic.log import TrafficLog, open_log
+
+if TYPE_CHECKING:
+    from encoders.batching import BatchingEncoder
 
 logger = logging.getLogger("tokamak.gateway")
 
@@ -76,14 +79,14 @@ class Gateway:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._log = open_log(self.config.log.url or f"sqlite:///{self.data_dir / 'traffic.db'}")
         encoder = load_encoder(self.config.routers.encoder)
-        batching = None if encoder.inline else BatchingEncoder(encoder)
+        batching = None if encoder.inline else _batching(encoder)
         if self.config.templates.enabled and any(arm.way == "thought" for arm in self._pool.arms.values()):
             self._template_store = TemplateStore(self.data_dir / "templates.db")
         router, lineup = self._load_lineup(encoder)
         self._serving = Serving(
-            config=self.config, pool=self._pool, arms=tuple(self._pool.arms.values()), encoder=encoder,
-            batching=batching, lineup=lineup, router=router, templates=self._load_templates(encoder),
-            targets=targets_of(self.config, self._pool),
+            config=self.config, pool=self._pool, arms=tuple(self._pool.arms.values()),
+            arm_ids=tuple(self._pool.arms), encoder=encoder, batching=batching, lineup=lineup, router=router,
+            templates=self._load_templates(encoder), targets=targets_of(self.config, self._pool),
         )  # fmt: skip
         encoder.encode_one("warm up")
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
@@ -94,7 +97,7 @@ class Gateway:
         self.ready = False
         self.limits.draining = True
         until = time.monotonic() + self.config.server.drain_s
-        while self.limits.active and time.monotonic() < until:
+        while self.limits.active and time.monotonic() < until:  # noqa: ASYNC110  Polled only while stopping.
             await asyncio.sleep(0.02)
         if self._watcher is not None:
             self._watcher.cancel()
@@ -121,7 +124,10 @@ class Gateway:
 
     def render_metrics(self) -> bytes:
         return self.metrics.render(
-            log=self.log.stats(), router=self.serving.router, active=self.limits.active, down=self.backends.health.down()
+            log=self.log.stats(),
+            router=self.serving.router,
+            active=self.limits.active,
+            down=self.backends.health.down(),
         )
 
     async def take_in(self) -> bool:
@@ -174,3 +180,10 @@ class Gateway:
         while True:
             await asyncio.sleep(self.config.routers.poll_s)
             await self.take_in()
+
+
+def _batching(encoder: Encoder) -> BatchingEncoder:
+    """Imported only where an encoder is slow enough to need it."""
+    from encoders.batching import BatchingEncoder
+
+    return BatchingEncoder(encoder)

@@ -57,7 +57,8 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
         serving = gateway.serving
         options = routing_options(request.body, exchange.headers)
         target = serving.target(request.model)
-        decided, hits = None, ()
+        decided: Decided | None = None
+        hits: Sequence[Hit] = ()
         if target.pinned is not None:
             ranking = [permitted(target.pinned, key, request)]
             exchange.route = "pinned"
@@ -73,9 +74,7 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
 
         exchange.outcome = "failed"
         async with asyncio.timeout(None if options.deadline_ms is None else options.deadline_ms / 1e3):
-            opened = await gateway.backends.open(
-                ranking, path, body_for, exchange.trail, stream=request.stream
-            )
+            opened = await gateway.backends.open(ranking, path, body_for, exchange.trail, stream=request.stream)
             if not request.stream:
                 await finish_whole(exchange, opened, decided, options, send)
         if request.stream:
@@ -90,7 +89,7 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
         abandon(exchange)
         if watch is None or not watch.left:
             raise
-    except Exception:  # noqa: BLE001  The root of a request's task: a defect must not pass for a silent hang.
+    except Exception:
         logger.exception("request %s failed on a defect", exchange.id)
         if exchange.http_status == 200:
             raise
@@ -138,9 +137,7 @@ async def route(
         )  # fmt: skip
     except NoEligibleArm as none_left:
         raise nothing_eligible(serving, request, {**eliminated, **none_left.eliminated}) from None
-    decided = Decided(
-        exchange.id, target.name, serving, preference, exploration, choice, prediction, eliminated
-    )
+    decided = Decided(exchange.id, target.name, serving, preference, exploration, choice, prediction, eliminated)
     return decided, hits
 
 
@@ -148,7 +145,11 @@ def permitted(arm: Arm, key: Key, request: ModelRequest) -> Arm:
     """The pinned arm, if the key may use it and it can do what is asked."""
     if not key.may_use(arm.model.name):
         raise ApiError(
-            403, "permission_error", "model_not_allowed", f"Key {key.id!r} may not use {arm.model.name!r}.", param="model"
+            403,
+            "permission_error",
+            "model_not_allowed",
+            f"Key {key.id!r} may not use {arm.model.name!r}.",
+            param="model",
         )
     kind = request.needs & {"chat", "completions", "embeddings"}
     if not kind <= arm.model.capabilities:

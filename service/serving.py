@@ -7,8 +7,8 @@ ever sees half of a change, and none waits for one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from encoders.batching import BatchingEncoder
 from encoders.protocol import Encoder, Vectors
 from registry.arms import Arm, Pool
 from registry.config import Config, RouteConfig
@@ -16,6 +16,9 @@ from routers.lineup import Lineup
 from service.errors import ApiError, invalid, model_not_found
 from service.routing_options import PRESETS, unknown_preset
 from templates_store.index import TemplateIndex
+
+if TYPE_CHECKING:
+    from encoders.batching import BatchingEncoder
 
 ENCODER_MODEL_PREFIX = "tokamak-encoder-"
 
@@ -37,6 +40,7 @@ class Serving:
     config: Config
     pool: Pool
     arms: tuple[Arm, ...]
+    arm_ids: tuple[str, ...]
     encoder: Encoder
     batching: BatchingEncoder | None
     lineup: Lineup

@@ -30,7 +30,10 @@ class Body:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             kind = "not valid JSON" if not isinstance(error, msgspec.ValidationError) else "not a JSON object"
             raise ApiError(
-                400, "invalid_request_error", "invalid_json", f"The request body is {kind}: {error}. Send a JSON object."
+                400,
+                "invalid_request_error",
+                "invalid_json",
+                f"The request body is {kind}: {error}. Send a JSON object.",
             ) from None
         self._raw = raw
         self._edited = False

@@ -20,8 +20,11 @@ MAX_ANSWER_BYTES = 64_000_000
 MAX_FIRST_EVENT_BYTES = 4_000_000
 RETRYABLE_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 OUTCOMES: dict[str, AttemptOutcome] = {
-    "connect_error": "connect_error", "timeout": "timeout", "bad_answer": "bad_answer", "broken_stream": "broken_stream",
-}  # fmt: skip
+    "connect_error": "connect_error",
+    "timeout": "timeout",
+    "bad_answer": "bad_answer",
+    "broken_stream": "broken_stream",
+}
 
 
 @dataclass(slots=True)
@@ -161,7 +164,12 @@ def _refused(call: Call, reply: Reply, body: bytes) -> UpstreamFailed:
 
 
 def _failed_status(
-    call: Call, status: int, message: str | None, body: bytes | None, code: str | int | None, retry_after_s: float | None
+    call: Call,
+    status: int,
+    message: str | None,
+    body: bytes | None,
+    code: str | int | None,
+    retry_after_s: float | None,
 ) -> UpstreamFailed:
     return call.failure(
         "http_error", f"HTTP {status}: {message or 'no message'}", status=status,

@@ -40,9 +40,7 @@ class Backends:
         self.health = health
         self._pools: dict[str, ConnectionPool] = {}
 
-    async def open(
-        self, ranking: Sequence[Arm], path: str, body_for: BodyFor, trail: Trail, *, stream: bool
-    ) -> Opened:
+    async def open(self, ranking: Sequence[Arm], path: str, body_for: BodyFor, trail: Trail, *, stream: bool) -> Opened:
         """The first answer that begins, trying arms in order, each on its endpoints, each with retries.
 
         Raises
@@ -84,7 +82,12 @@ class Backends:
             if failure.status not in CLIENT_FAULTS:
                 self.health.failed(endpoint)
             pause_s = _pause(failure, self._retries - tries_left)
-            if not tries_left or not failure.retryable or pause_s > MAX_RETRY_AFTER_S or not self.health.is_up(endpoint):
+            if (
+                not tries_left
+                or not failure.retryable
+                or pause_s > MAX_RETRY_AFTER_S
+                or not self.health.is_up(endpoint)
+            ):
                 break
             await asyncio.sleep(pause_s)
         return failure
@@ -107,4 +110,4 @@ def _pause(failure: UpstreamFailed, retry: int) -> float:
     """What the upstream asked for, else a jittered back-off that doubles."""
     if failure.retry_after_s is not None:
         return failure.retry_after_s
-    return BACKOFF_S * 2**retry * random.uniform(0.5, 1.5)
+    return BACKOFF_S * float(2**retry) * random.uniform(0.5, 1.5)

@@ -19,6 +19,7 @@ from registry.arms import Upstream
 
 HIGH_WATER = 1 << 20
 """Bytes received but not yet read after which the socket is no longer read."""
+MAX_HEADER_BYTES = 65_536
 MAX_IDLE = 256
 """Idle connections kept per upstream."""
 
@@ -78,7 +79,7 @@ class Reply:
                 return None
         data = self._buffer.popleft() if len(self._buffer) == 1 else b"".join(self._buffer)
         self._buffer.clear()
-        if self._buffered > HIGH_WATER:
+        if self._buffered > HIGH_WATER and self._connection.carries(self):
             self._connection.resume()
         self._buffered = 0
         return data
@@ -101,8 +102,12 @@ class Reply:
 
     def close(self) -> None:
         """Give the answer up: closes the upstream connection at once unless the answer is complete."""
-        if not self.complete:
+        if not self.complete and self._connection.carries(self):
             self._connection.abort()
+
+    def is_full(self) -> bool:
+        """Whether reading from the socket is paused until the reader catches up."""
+        return self._buffered > HIGH_WATER
 
     def feed(self, data: bytes) -> None:
         self._buffer.append(data)
@@ -129,7 +134,17 @@ class Reply:
 class Connection(asyncio.Protocol):
     """One keep-alive connection; carries one call at a time."""
 
-    __slots__ = ("_close_after", "_parser", "_pool", "_reply", "_timer", "_transport", "fresh", "started")
+    __slots__ = (
+        "_close_after",
+        "_header_bytes",
+        "_parser",
+        "_pool",
+        "_reply",
+        "_timer",
+        "_transport",
+        "fresh",
+        "started",
+    )
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
@@ -138,6 +153,7 @@ class Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._close_after = False
+        self._header_bytes = 0
         self.fresh = True
         self.started = False
 
@@ -149,6 +165,7 @@ class Connection(asyncio.Protocol):
         self._reply = reply = Reply(self, loop.create_future())
         self._parser = httptools.HttpResponseParser(self)
         self.started = self._close_after = False
+        self._header_bytes = 0
         assert self._transport is not None
         self._transport.write(message)
         upstream = self._pool.upstream
@@ -156,6 +173,10 @@ class Connection(asyncio.Protocol):
             upstream.first_byte_timeout_s, self._time_out, f"no byte within {upstream.first_byte_timeout_s:g} s"
         )
         return reply
+
+    def carries(self, reply: Reply) -> bool:
+        """Whether the connection still belongs to this reply; once complete it may serve another call."""
+        return self._reply is reply
 
     def is_closing(self) -> bool:
         return self._transport is None or self._transport.is_closing()
@@ -195,7 +216,9 @@ class Connection(asyncio.Protocol):
         reply = self._reply
         if reply is None or not reply.head.done():
             return
-        framed = reply.header(b"content-length") is not None or b"chunked" in (reply.header(b"transfer-encoding") or b"")
+        framed = reply.header(b"content-length") is not None or b"chunked" in (
+            reply.header(b"transfer-encoding") or b""
+        )
         if not framed and not reply.complete:
             self._close_after = True
             self.on_message_complete()
@@ -204,13 +227,19 @@ class Connection(asyncio.Protocol):
         self._pool.forget(self)
         if self._reply is not None:
             what = "closed the connection" if exc is None else f"connection lost: {exc}"
-            self._break(CallFailed("connect_error" if not self.started else "broken_stream", what, started=self.started))
+            self._break(
+                CallFailed("connect_error" if not self.started else "broken_stream", what, started=self.started)
+            )
         self._transport = None
 
     # httptools -------------------------------------------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._reply is not None:
+            self._header_bytes += len(name) + len(value)
+            if self._header_bytes > MAX_HEADER_BYTES:
+                self._break(CallFailed("bad_answer", f"headers longer than {MAX_HEADER_BYTES} bytes", started=True))
+                return
             self._reply.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -242,6 +271,8 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
         else:
             self.fresh = False
+            if reply.is_full():
+                self.resume()
             self._pool.release(self)
 
     # Deadlines -------------------------------------------------------------------------------------------------------
@@ -311,7 +342,7 @@ class ConnectionPool:
                     continue
                 raise
             except asyncio.CancelledError:
-                connection.abort()
+                reply.close()
                 raise
             connection.arm_total(reply, self.upstream.total_timeout_s - (self.loop.time() - started_at))
             return reply

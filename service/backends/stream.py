@@ -33,7 +33,17 @@ class StreamTap:
     keep_bytes: a longer stream is not kept for the log.
     """
 
-    __slots__ = ("_carry", "_hold_done", "_kept", "_kept_bytes", "_looking", "_tail", "hide_usage", "keep_bytes", "too_long")
+    __slots__ = (
+        "_carry",
+        "_hold_done",
+        "_kept",
+        "_kept_bytes",
+        "_looking",
+        "_tail",
+        "hide_usage",
+        "keep_bytes",
+        "too_long",
+    )
 
     def __init__(self, *, hide_usage: bool, hold_done: bool, keep_bytes: int) -> None:
         self.hide_usage = hide_usage

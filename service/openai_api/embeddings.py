@@ -79,7 +79,7 @@ async def _encode(gateway: Gateway, body: Body, name: str) -> bytes:
                 {"object": "embedding", "index": i, "embedding": _packed(row) if packed else row.tolist()}
                 for i, row in enumerate(vectors)
             ],
-            "usage": {"prompt_tokens": 0, "total_tokens": 0},
+            "usage": None,
         }
     )
 

@@ -121,7 +121,9 @@ def _check_messages(body: Body) -> None:
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
             raise invalid(
-                f"'messages[{index}]' must be an object, got {type_name(message)}.", f"messages[{index}]", "invalid_type"
+                f"'messages[{index}]' must be an object, got {type_name(message)}.",
+                f"messages[{index}]",
+                "invalid_type",
             )
         if not isinstance(message.get("role"), str):
             raise invalid(
@@ -154,7 +156,9 @@ def _part_needs(body: Body) -> list[Capability]:
     """`vision` if any message really holds a part that is not text."""
     for message in body.array("messages") or []:
         content = message.get("content") if isinstance(message, dict) else None
-        if isinstance(content, list) and any(isinstance(p, dict) and p.get("type") not in ("text", "refusal") for p in content):
+        if isinstance(content, list) and any(
+            isinstance(p, dict) and p.get("type") not in ("text", "refusal") for p in content
+        ):
             return ["vision"]
     return []
 

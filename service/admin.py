@@ -1,0 +1,88 @@
+"""The admin port: what operators read. A listener of its own, on loopback by default, with its own token."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from fastapi import Depends, FastAPI, Request, Response
+
+from service.errors import ApiError
+from service.explanation import route_object
+from service.gateway import ROUTER_KIND, Gateway
+from service.openai_api.side import add_errors
+from traffic.records import Interaction
+
+TOKEN_VARIABLE = "TOKAMAK_ADMIN_TOKEN"
+
+
+def admin_application(gateway: Gateway, environ: Mapping[str, str]) -> FastAPI:
+    """The admin API. With `TOKAMAK_ADMIN_TOKEN` set, every call needs it as a bearer token."""
+    token = environ.get(TOKEN_VARIABLE, "").encode()
+
+    def authorised(request: Request) -> None:
+        sent = request.headers.get("authorization", "").encode()
+        if token and not hmac.compare_digest(sent, b"Bearer " + token):
+            raise ApiError(
+                401, "authentication_error", "invalid_admin_token",
+                f"The admin API needs the token of {TOKEN_VARIABLE} as 'Authorization: Bearer <token>'.",
+            )  # fmt: skip
+
+    app = FastAPI(title="Tokamak admin", version="1", docs_url=None, redoc_url=None, dependencies=[Depends(authorised)])
+    add_errors(app)
+    _add_state(app, gateway)
+    _add_routers(app, gateway)
+    _add_decisions(app, gateway)
+    return app
+
+
+def _add_state(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus' text format."""
+        return Response(gateway.render_metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/admin/backends")
+    async def backends() -> dict[str, Any]:
+        """Endpoints of every model, and which of them are left out now."""
+        down = set(gateway.backends.health.down())
+        return {
+            "endpoints": [
+                {"model": model.name, "endpoint": endpoint.id, "up": endpoint.id not in down}
+                for model in gateway.serving.pool.models.values()
+                for endpoint in model.endpoints
+            ]
+        }
+
+    @app.get("/admin/log/stats")
+    async def log_stats() -> Response:
+        """Running counters of the traffic log."""
+        return Response(msgspec.json.encode(gateway.log.stats()), media_type="application/json")
+
+
+def _add_routers(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/admin/routers")
+    async def routers() -> Response:
+        """All router versions with their evidence, and the one that serves."""
+        found = {"serving": gateway.serving.router, "versions": gateway.artifacts.versions(ROUTER_KIND)}
+        return Response(msgspec.json.encode(found), media_type="application/json")
+
+    @app.post("/admin/routers/take-in")
+    async def take_in() -> dict[str, Any]:
+        """Look for a newly deployed router and changed templates now instead of at the next poll."""
+        changed = await gateway.take_in()
+        return {"changed": changed, "serving": gateway.serving.router}
+
+
+def _add_decisions(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/admin/decisions/{decision_id}")
+    async def decision(decision_id: str) -> Response:
+        """Why a logged request was answered by the arm that answered it."""
+        found: Interaction | None = await gateway.log.interaction(decision_id)
+        if found is None or found.decision is None:
+            what = "was not routed" if found is not None else "is not in the log"
+            raise ApiError(404, "not_found_error", "decision_not_found", f"The request {decision_id!r} {what}.")
+        explained = route_object(found.decision, found.attempts, found.arm)
+        return Response(msgspec.json.encode(explained), media_type="application/json")
