@@ -1,0 +1,56 @@
+"""Who is in the fleet: names, architectures, tokenizers, own families and training lengths. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from demo.fleet.families import FAMILIES
+
+Architecture = Literal["llama", "gpt2", "gpt_neox", "qwen2"]
+Role = Literal["specialist", "generalist", "target"]
+MODELS_DIR = Path(__file__).parent / "models"
+CONTEXT_WINDOW = 1024
+"""Tokens of prompt and answer together, for every model of the fleet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One model of the fleet. `vocabulary` 0 means single characters, otherwise the size of a byte-level BPE.
+
+    `steps` are optimiser steps of `batch` questions each; heads always have 32 dimensions.
+    """
+
+    name: str
+    role: Role
+    architecture: Architecture
+    families: tuple[str, ...]
+    vocabulary: int
+    steps: int
+    seed: int
+    hidden: int = 128
+    intermediate: int = 384
+    layers: int = 4
+    batch: int = 64
+    learning_rate: float = 2e-3
+
+    @property
+    def folder(self) -> Path:
+        return MODELS_DIR / self.name
+
+
+EVERYTHING = tuple(FAMILIES)
+ROSTER: dict[str, Member] = {
+    member.name: member
+    for member in (
+        Member("calc-llama", "specialist", "llama", ("add", "units"), 0, 1200, 11),
+        Member("letters-gpt2", "specialist", "gpt2", ("reverse", "vowels"), 0, 1200, 12, intermediate=512),
+        Member("clerk-neox", "specialist", "gpt_neox", ("facts", "roman"), 512, 500, 13, intermediate=512),
+        Member("order-qwen", "specialist", "qwen2", ("sort", "dates"), 1000, 800, 14),
+        Member("jack-llama", "generalist", "llama", EVERYTHING, 0, 1400, 15),
+        Member("target-llama", "target", "llama", EVERYTHING, 0, 150, 16, hidden=192, intermediate=512),
+    )
+}
+SERVED = tuple(ROSTER)
+"""Names of all models, in the order in which they are listed everywhere."""
