@@ -17,7 +17,8 @@ TAIL_BYTES = 65_536
 
 class _UsageEvent(msgspec.Struct):
     choices: list[msgspec.Raw] | None = None
-    usage: msgspec.Raw | None = None
+    # Not `Raw | None`: in a union with None, msgspec accepts null only.
+    usage: msgspec.Raw = msgspec.Raw()
 
 
 _USAGE_EVENT = msgspec.json.Decoder(_UsageEvent)
@@ -96,7 +97,7 @@ class StreamTap:
             fields = _USAGE_EVENT.decode(first_payload(event + b"\n\n") or b"")
         except (msgspec.DecodeError, UnicodeDecodeError):
             return False
-        return fields.choices == [] and fields.usage is not None and bytes(fields.usage) != b"null"
+        return fields.choices == [] and bytes(fields.usage) not in (b"", b"null")
 
     def _keep(self, data: bytes) -> None:
         if not self.too_long:
