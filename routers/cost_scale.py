@@ -23,30 +23,30 @@ HIGHEST = 0.02
 
 @dataclass(frozen=True, slots=True)
 class CostScale:
-    """`low` and `high` in USD per answer, `0 <= low <= high`, map to 0 and 1; what lies outside is clipped."""
+    """`low` and `high` in USD per answer, `0 <= low < high`, map to 0 and 1; what lies outside is clipped."""
 
     low: float = 0.0
     high: float = HIGHEST
 
     @classmethod
     def learned(cls, costs: NDArray[Any]) -> Self:
-        """From observed costs in USD; NaN is left out."""
+        """From observed costs in USD; NaN is left out. Costs that hardly differ are measured from zero."""
         known = costs[np.isfinite(costs)]
-        if known.size == 0:
+        if known.size == 0 or not np.any(known > 0):
             return cls()
-        low, high = np.quantile(known.astype(np.float64), [0.01, 0.99])
-        return cls(float(low), float(high))
+        low, high = np.quantile(known.astype(np.float64), [0.01, 0.99]).tolist()
+        if high <= 0:
+            high = float(known.max())
+        return cls(low if high - low > 0.01 * high else 0.0, high)
 
     def places(self, costs: Sequence[float]) -> list[float]:
         """Where each cost lies, in [0, 1]; NaN stays NaN. Plain Python: faster than NumPy for one query's arms."""
         low, high = self.low, self.high
-        factor = 1.0 / (high - low) if high > low else 0.0
+        factor = 1.0 / (high - low)
         return [0.0 if c <= low else 1.0 if c >= high else (c - low) * factor for c in costs]
 
     def positions(self, costs: NDArray[Any]) -> NDArray[np.float64]:
         """`places` for arrays of any shape."""
-        if self.high == self.low:
-            return np.where(np.isnan(costs), np.nan, (costs > self.high).astype(np.float64))
         return np.asarray((np.clip(costs.astype(np.float64), self.low, self.high) - self.low) / (self.high - self.low))
 
     def to_meta(self) -> dict[str, Any]:

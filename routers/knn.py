@@ -94,11 +94,11 @@ class KnnRouter:
 
     def predict_batch(self, vectors: F32) -> Prediction:
         """See `routers.protocol.Router.predict_batch`."""
-        parts = [self._predicted(vectors[start : start + BATCH]) for start in range(0, len(vectors), BATCH)]
+        starts = range(0, max(len(vectors), 1), BATCH)
+        parts = [self._predicted(vectors[start : start + BATCH]) for start in starts]
         if len(parts) == 1:
             return parts[0]
-        empty = np.zeros((0, len(self.arms)), dtype=np.float32)
-        return Prediction(*(np.concatenate([empty, *columns]) for columns in zip(*parts, strict=True)))
+        return Prediction(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
     def _predicted(self, vectors: F32) -> Prediction:
         similarity, found = self._index.search(np.ascontiguousarray(vectors), self.neighbours)
