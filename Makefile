@@ -20,7 +20,6 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 # The build tools are installed once, so that an editable install works offline.
 EDITABLE := --no-build-isolation --constraint constraints.txt --editable
 SOURCES := pyproject.toml constraints.txt
-FIND := import os, sys; from registry.discover import discover; sys.exit(discover(os.environ).config is None)
 
 .PHONY: help run test unit lint types demo bench-gateway bench-demo bench-encoders vllm constraints clean
 
@@ -30,10 +29,10 @@ help: ## Say what there is to make
 run: $(STATE)/base ## Serve on port 8400 what is found here: provider keys, local servers, or else the demo fleet
 	@if [[ -n "$${TOKAMAK_CONFIG:-}" || -f tokamak.yaml ]]; then \
 		echo "== Serving what $${TOKAMAK_CONFIG:-tokamak.yaml} describes"; \
-	elif echo "== Looking for provider keys in the environment and for local servers" && $(PYTHON) -c '$(FIND)'; then \
+	elif echo "== Looking for provider keys in the environment and for local servers" && $(VENV)/bin/tokamak discover; then \
 		echo "== Serving what was found"; \
 	else \
-		echo "== No provider key, vLLM, Ollama or LM Studio found: serving the demo fleet of small real models"; \
+		echo "== Nothing of that is here: serving the demo fleet of small real models"; \
 		$(MAKE) $(STATE)/demo; \
 	fi
 	@exec $(VENV)/bin/tokamak serve $(RUN)

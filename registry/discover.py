@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from registry.arms import CAPABILITIES, Capability
+from registry.config import Config
 from registry.known_models import known_model, undated
 
 MAX_CHAT_MODELS = 24
@@ -72,14 +73,24 @@ PROVIDERS: tuple[Provider, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """What was found. `config` validates as `registry.config.Config`, and is None if no chat model was found.
+    """What was found. `document` is the content of a config file, None if no chat model was found.
 
     `found` and `refused` are sentences for people: who gave what, and what did not work and why.
     """
 
-    config: dict[str, Any] | None
+    document: dict[str, Any] | None
     found: tuple[str, ...]
     refused: tuple[str, ...]
+
+    @property
+    def config(self) -> Config | None:
+        """The checked config, None if no chat model was found."""
+        return None if self.document is None else Config.model_validate(self.document)
+
+    def report(self) -> str:
+        """What was found and what was refused, one sentence a line."""
+        found = [f"found {line}" for line in self.found] or ["found no provider key and no local server"]
+        return "\n".join([*found, *(f"not used: {line}" for line in self.refused)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +140,14 @@ async def _ask(provider: Provider, environ: Mapping[str, str], timeout_s: float)
         async with httpx.AsyncClient(timeout=timeout_s, headers=headers, trust_env=remote) as client:
             if provider.key_path and (checked := await client.get(url + provider.key_path)).status_code in (401, 403):
                 return _Answer(provider, refused=f"{provider.name}: {provider.key_env} was refused "
-                                                 f"(HTTP {checked.status_code}); it is not used")  # fmt: skip
+                                                 f"(HTTP {checked.status_code})")  # fmt: skip
             answer = await client.get(url + "/models")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        why = f"{provider.name}: {url} does not answer ({type(error).__name__}); it is not used"
+        why = f"{provider.name}: {url} does not answer ({type(error).__name__})"
         return _Answer(provider, refused=why if remote else None)
     if answer.status_code in (401, 403):
         what = f"{provider.key_env} was refused" if key else f"wants a key: set {provider.key_env or 'no key variable'}"
-        return _Answer(provider, refused=f"{provider.name}: {what} (HTTP {answer.status_code}); it is not used")
+        return _Answer(provider, refused=f"{provider.name}: {what} (HTTP {answer.status_code})")
     models = _listed(answer)
     if not models and (remote or answer.status_code == 200):
         return _Answer(provider, refused=f"{provider.name}: {url}/models lists no models (HTTP {answer.status_code})")

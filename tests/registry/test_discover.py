@@ -12,8 +12,10 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import yaml
 
 from registry.config import Config
+from registry.config_file import parse_config
 from registry.discover import MAX_CHAT_MODELS, PROVIDERS, Provider, discover
 
 Answer = Callable[[str, dict[str, str]], tuple[int, Any]]
@@ -74,9 +76,9 @@ def absent(name: str) -> Provider:
         return replace(BY_NAME[name], base_url=f"http://127.0.0.1:{free.getsockname()[1]}/v1")
 
 
-def found(config: dict[str, Any] | None) -> Config:
+def found(config: Config | None) -> Config:
     assert config is not None
-    return Config.model_validate(config)
+    return config
 
 
 def test_nothing_is_found_where_nothing_is() -> None:
@@ -224,3 +226,17 @@ def test_only_loopback_is_asked_without_a_key() -> None:
 
 def test_embedding_models_alone_are_no_pool(serve: Servers) -> None:
     assert discover({}, [serve("ollama", listing("nomic-embed-text"))]).config is None
+
+
+def test_the_report_says_what_was_found_and_what_was_not(serve: Servers) -> None:
+    discovered = discover({"XAI_API_KEY": "k"}, [serve("vllm", listing("llama")), absent("xai")])
+    found_line, refused_line = discovered.report().splitlines()
+    assert found_line.startswith("found vllm: 1 models at http://127.0.0.1:")
+    assert refused_line.startswith("not used: xai: ")
+    assert discover({}, []).report() == "found no provider key and no local server"
+
+
+def test_the_document_can_be_kept_as_a_config_file(serve: Servers) -> None:
+    discovered = discover({"XAI_API_KEY": "k"}, [serve("xai", listing("grok"))])
+    text = yaml.safe_dump(discovered.document, sort_keys=False)
+    assert parse_config(text, "tokamak.yaml", {"XAI_API_KEY": "k"}) == discovered.config
