@@ -61,7 +61,8 @@ async def _once_started(data: uvicorn.Server, admin: uvicorn.Server) -> None:
 def _settings(app: object, host: str, port: int, drain_s: float, *, lifespan: str) -> uvicorn.Config:
     return uvicorn.Config(
         app, host=host, port=port, http="httptools", loop="auto", ws="none", lifespan=lifespan,  # type: ignore[arg-type]
-        access_log=False, log_level="warning", server_header=False, backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_S,
+        access_log=False,
+        proxy_headers=False, log_level="warning", server_header=False, backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(drain_s)),
     )  # fmt: skip
 
