@@ -27,8 +27,8 @@ PAGE_BYTES = 16_384
 SLICE = 16
 """Rows bound to one statement: about 100 microseconds of encoding between two moments when others may run."""
 PAGE_ROWS = 256
-BUSY_S = 5.0
-"""Longest wait for another process that holds the file, per try."""
+OPEN_BUSY_S = 5.0
+"""Longest wait for another process that holds the file while it is opened."""
 CHECK_WHOLE_BELOW = 32 * 1024 * 1024
 """Files up to this size (bytes) are checked from end to end when opened."""
 
@@ -38,14 +38,14 @@ T = TypeVar("T")
 class SqliteLog:
     """`TrafficLog` in one file. Raises LogError if the file is corrupt, foreign, of a newer version or unusable."""
 
-    def __init__(self, path: str | Path, limits: QueueLimits | None = None) -> None:
+    def __init__(self, path: str | Path, limits: QueueLimits | None = None, *, busy_s: float = 1.0) -> None:
         self._path = Path(path).absolute()
         if str(path) in ("", ":memory:"):
             raise LogError(
                 f"the embedded log needs a file, got {str(path)!r}: set `log.url` to sqlite:///path/to/file.db"
             )
-        db = _open_for_writing(self._path)
-        self._queue = WriteQueue(SqliteStore(db), str(self._path), limits)
+        store = SqliteStore(open_for_writing(self._path), busy_s)
+        self._queue = WriteQueue(store, str(self._path), limits)
         self._lookup_lock = threading.Lock()
         self._lookup_db: sqlite3.Connection | None = None
 
@@ -109,10 +109,11 @@ class SqliteLog:
 
 
 class SqliteStore:
-    """Writes groups of records in one transaction each."""
+    """Writes groups of records in one transaction each; waits at most `busy_s` for other processes, per try."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, busy_s: float) -> None:
         self._db = db
+        self._db.execute(f"PRAGMA busy_timeout = {int(busy_s * 1000)}")
 
     def write(self, group: Sequence[Record], group_id: str) -> int:
         try:
@@ -173,7 +174,7 @@ def _insert_statement(table: str, columns: tuple[str, ...], size: int, tail: str
     return rows.insert(table, columns, size, tail)
 
 
-def _open_for_writing(path: Path) -> sqlite3.Connection:
+def open_for_writing(path: Path) -> sqlite3.Connection:
     """Open or create the file, check it and bring it to this version's layout."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -182,7 +183,7 @@ def _open_for_writing(path: Path) -> sqlite3.Connection:
         raise LogError(
             f"cannot open the log {path}: {error.strerror}; set `log.url` to a file that can be written"
         ) from error
-    db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=64)
+    db = sqlite3.connect(path, timeout=OPEN_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=64)
     try:
         db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         migrate(db, str(path))
@@ -193,7 +194,7 @@ def _open_for_writing(path: Path) -> sqlite3.Connection:
         if path.stat().st_size <= CHECK_WHOLE_BELOW:
             (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
+                raise sqlite3.DatabaseError(" ".join(verdict.split()))
     except sqlite3.OperationalError as error:
         db.close()
         raise LogError(

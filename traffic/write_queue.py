@@ -253,6 +253,8 @@ class WriteQueue:
 
     def _done(self, group: Sequence[Record], written: int) -> None:
         """Take settled records off the queue and wake those who waited for them."""
+        if 0 < written < len(group):
+            self._last_error = f"{len(group) - written} records had the id of a record that was logged before"
         with self._lock:
             for record in group:
                 self._queue.popleft()
