@@ -73,14 +73,12 @@ def chat_request(raw: bytes) -> ChatRequest:
     needs: list[Capability] = ["chat"]
     if len(body.fields) > 2:
         needs += _chat_needs(body)
-    messages = body.raw("messages")
-    if b'"image_url"' in messages or b'"input_audio"' in messages or b'"file"' in messages:
-        needs += _part_needs(body)
     _check_messages(body)
+    needs += _part_needs(body)
     stream = body.boolean("stream") or False
     assert model is not None
     return ChatRequest(
-        body, model, stream, _wants_usage(body), frozenset(needs), _estimate(messages, needs),
+        body, model, stream, _wants_usage(body), frozenset(needs), _estimate(body.raw("messages"), needs),
         body.integer("max_completion_tokens", least=1) or body.integer("max_tokens", least=1),
     )  # fmt: skip
 
