@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -47,13 +48,22 @@ class Application:
             if endpoint is None:
                 await self._side(scope, receive, send)
             elif scope["method"] == "POST":
-                await endpoint(self.gateway, scope, receive, send)
+                await self._answer(endpoint, scope, receive, send)
             else:
                 await send_error(send, method_not_allowed(scope["method"], scope["path"]), [(b"allow", b"POST")])
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
             raise RuntimeError(f"scope type {scope['type']!r} is not served here")
+
+    async def _answer(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await endpoint(self.gateway, scope, receive, send)
+        except Exception:  # noqa: BLE001  A task root: a defect must not show the client anything but a proper error.
+            logger.exception("a request to %s met a defect", scope["path"])
+            # Once an answer has begun the server refuses a second start and closes the connection, which is right.
+            with contextlib.suppress(RuntimeError):
+                await send_error(send, internal_error())
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -76,6 +86,10 @@ def method_not_allowed(method: str, path: str) -> ApiError:
     return ApiError(
         405, "invalid_request_error", "method_not_allowed", f"{path} does not answer {method}; use POST.", param=None
     )
+
+
+def internal_error() -> ApiError:
+    return ApiError(500, "api_error", "internal_error", "Internal error; the log of the service has it.")
 
 
 def create_app(config: Config, environ: Mapping[str, str] | None = None) -> Application:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from service.asgi import Receive, Scope, Send, read_body, send_body, send_error
+from service.asgi import ClientLeft, Receive, Scope, Send, read_body, send_body, send_error
 from service.errors import ApiError, invalid
 from service.exchange import Exchange
 from service.explanation import response_headers
 from service.openai_api.requests import embedding_request
-from service.pipeline import answer
+from service.pipeline import abandon, answer
 from service.serving import encoder_model
 from service.wire import Body
 
@@ -31,6 +31,10 @@ async def embeddings(gateway: Gateway, scope: Scope, receive: Receive, send: Sen
         raw = await read_body(scope, receive, gateway.max_body_bytes)
     except ApiError as error:
         await _refused(gateway, exchange, error, send)
+        return
+    except ClientLeft:
+        abandon(exchange)
+        gateway.record(exchange)
         return
     own = encoder_model(gateway.serving.encoder)
     if own.encode() not in raw:
@@ -61,8 +65,12 @@ async def _encode(gateway: Gateway, body: Body, name: str) -> bytes:
     """The answer of the service's encoder. Token counts are not reported: it has no tokens to bill."""
     texts = body.get("input")
     texts = [texts] if isinstance(texts, str) else texts
-    if not all(isinstance(text, str) for text in texts):
-        raise invalid("'input' must be a string or an array of strings for this model.", "input", "invalid_type")
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+        raise invalid(
+            "'input' must be a non-empty string or an array of non-empty strings for this model.",
+            "input",
+            "invalid_type",
+        )
     if len(texts) > MAX_INPUTS:
         raise invalid(f"'input' may hold at most {MAX_INPUTS} texts, got {len(texts)}.", "input")
     encoder = gateway.serving.encoder

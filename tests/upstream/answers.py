@@ -31,7 +31,7 @@ class Answer:
 
     pieces: tuple[str, ...] = ("Hello", " there", ".")
     tool_calls: tuple[dict[str, Any], ...] = ()
-    usage: dict[str, Any] | None = None
+    usage: Any = None
     usage_place: UsagePlace = "if_asked"
     finish_reason: str | None = None
     n: int = 1
@@ -41,6 +41,11 @@ class Answer:
     @property
     def finish(self) -> str:
         return self.finish_reason or ("tool_calls" if self.tool_calls else "stop")
+
+    @property
+    def reported(self) -> Any:
+        """The usage that the upstream reports: `USAGE` unless the test said otherwise."""
+        return USAGE if self.usage is None else self.usage
 
     def steps(self, request: Received) -> Steps:
         model = self.model or request.json.get("model")
@@ -61,7 +66,7 @@ class Answer:
         said = {"message": message} if chat else {"text": text}
         choices = [{"index": i, **said, "finish_reason": self.finish} for i in range(self.n)]
         body = {**self.shell(model, "chat.completion" if chat else "text_completion"), "choices": choices}
-        return body if self.usage_place == "absent" else {**body, "usage": self.usage or USAGE}
+        return body if self.usage_place == "absent" else {**body, "usage": self.reported}
 
     def shell(self, model: str, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": CREATED, "model": model}
@@ -85,7 +90,7 @@ class Answer:
     def events(self, model: str, chat: bool, asked: bool) -> list[bytes]:
         """The events of a stream before `[DONE]`."""
         shell = self.shell(model, "chat.completion.chunk" if chat else "text_completion")
-        usage = self.usage or USAGE
+        usage = self.reported
         payloads: list[dict[str, Any]] = []
         for index in range(self.n):
             said: list[dict[str, Any]] = [{"text": text} for text in self.pieces]

@@ -6,13 +6,12 @@ A *script* maps a received request to steps; `tests.upstream.answers` makes the 
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import orjson
 
 Part = Literal["head", "body", "event", "end"]
 
@@ -86,7 +85,7 @@ class Received:
 
     @property
     def json(self) -> Any:
-        return orjson.loads(self.body)
+        return json.loads(self.body)
 
     @property
     def streams(self) -> bool:

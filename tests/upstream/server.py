@@ -283,8 +283,8 @@ class ScriptedUpstream:
 def model_of(request: Received) -> str:
     """The `model` of the body, or an empty string."""
     try:
-        body = orjson.loads(request.body)
-    except orjson.JSONDecodeError:
+        body = request.json
+    except ValueError:
         return ""
     model = body.get("model") if isinstance(body, dict) else None
     return model if isinstance(model, str) else ""
