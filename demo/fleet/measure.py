@@ -1,4 +1,4 @@
-"""Measure the shipped fleet: `python -m demo.fleet.measure accuracy outcomes`.
+"""Measure the shipped fleet: `python -m demo.fleet.measure accuracy|outcomes [--models NAME ...]`.
 
 `accuracy` writes `accuracy.json` (every model on 200 held-out questions of every family, greedy) and `fleet.json`.
 `outcomes` starts the light server, asks every model of it training questions over HTTP, and writes
@@ -19,7 +19,7 @@ import httpx
 import torch
 from tokenizers import Tokenizer
 
-from demo.fleet.config import ACCURACY_FILE, FLEET_FILE, OUTCOMES_FILE
+from demo.fleet.config import ACCURACY_FILE, FLEET_FILE, OUTCOMES_FILE, fleet_models
 from demo.fleet.decoding import Messages, greedy
 from demo.fleet.engine import load
 from demo.fleet.launch import running_server
@@ -28,8 +28,10 @@ from demo.fleet.tasks import STEPS_HINT, Question, check, mixed, questions
 
 TEST_QUESTIONS = 200
 TEST_SEED = 2026
-TRAIN_PER_FAMILY = 150
+TRAIN_PER_FAMILY = 140
 MAX_TOKENS = 96
+WITH_STEPS = "multiply with steps"
+"""Not a family: products asked with the steps named in the prompt."""
 PRICE_PER_MILLION_PARAMETERS = 0.15
 """USD per million tokens and million parameters. Invented, so that larger models cost more; nobody sells these."""
 
@@ -42,30 +44,34 @@ def asked_with_steps(asked: Question) -> Messages:
     return [{"role": "user", "content": f"{STEPS_HINT}\n\n{asked.text}"}]
 
 
-def accuracy(model: Any, tokenizer: Tokenizer, asked: Sequence[Question], hint: bool = False) -> float:
+def accuracy(model: Any, tokenizer: Tokenizer, asked: Sequence[Question], steps: bool = False) -> float:
     """Share of questions answered exactly."""
-    conversations = [asked_with_steps(q) if hint else asked_plainly(q) for q in asked]
+    conversations = [asked_with_steps(q) if steps else asked_plainly(q) for q in asked]
     replies = greedy(model, tokenizer, conversations, MAX_TOKENS)
     return sum(check(q, reply.text) for q, reply in zip(asked, replies, strict=True)) / len(asked)
 
 
-def measure_accuracy() -> None:
-    """Write the accuracy matrix and the description of the fleet, from the shipped files."""
+def measure_accuracy(names: Sequence[str]) -> None:
+    """Measure the named models from their shipped files; rows of the others in `accuracy.json` are kept."""
     tests = {family: questions(family, "test", TEST_QUESTIONS, TEST_SEED) for family in EVERYTHING}
-    matrix: dict[str, dict[str, float]] = {}
-    models: dict[str, dict[str, Any]] = {}
-    for member in ROSTER.values():
-        served = load(member.folder, member.name)
-        matrix[member.name] = {family: accuracy(served.model, served.tokenizer, tests[family]) for family in EVERYTHING}
-        matrix[member.name]["multiply with steps"] = accuracy(served.model, served.tokenizer, tests["multiply"], True)
-        models[member.name] = describe(member, sum(p.numel() for p in served.model.parameters()))
-        print(member.name, *(f"{family} {value:.3f}" for family, value in matrix[member.name].items()), flush=True)
+    rows: dict[str, dict[str, float]] = (
+        json.loads(ACCURACY_FILE.read_text())["accuracy"] if ACCURACY_FILE.exists() else {}
+    )
+    models = fleet_models() if FLEET_FILE.exists() else {}
+    for name in names:
+        served = load(ROSTER[name].folder, name)
+        rows[name] = {family: accuracy(served.model, served.tokenizer, tests[family]) for family in EVERYTHING}
+        rows[name][WITH_STEPS] = accuracy(served.model, served.tokenizer, tests["multiply"], steps=True)
+        models[name] = describe(ROSTER[name], sum(p.numel() for p in served.model.parameters()))
+        print(name, *(f"{family} {value:.3f}" for family, value in rows[name].items()), flush=True)
     measured = {
         "questions_per_family": TEST_QUESTIONS, "split": "test", "decoding": "greedy", "seed": TEST_SEED,
-        "command": "python -m demo.fleet.measure accuracy", "torch": torch.__version__, "accuracy": matrix,
+        "command": "python -m demo.fleet.measure accuracy", "torch": torch.__version__,
+        "accuracy": {name: rows[name] for name in ROSTER if name in rows},
     }  # fmt: skip
     ACCURACY_FILE.write_text(json.dumps(measured, indent=2) + "\n")
-    about = {"note": "Prices are invented: proportional to the number of parameters.", "models": models}
+    note = "Prices are invented: proportional to the number of parameters."
+    about = {"note": note, "models": {name: models[name] for name in ROSTER if name in models}}
     FLEET_FILE.write_text(json.dumps(about, indent=2) + "\n")
 
 
@@ -99,22 +105,27 @@ async def outcome(client: httpx.AsyncClient, name: str, asked: Question) -> dict
     }  # fmt: skip
 
 
-async def gather_outcomes(base_url: str) -> list[dict[str, Any]]:
+async def gather_outcomes(base_url: str, names: Sequence[str]) -> list[dict[str, Any]]:
     """One outcome per training question and model, one request at a time so that latencies mean something."""
     rows: list[dict[str, Any]] = []
     asked = mixed("train", TRAIN_PER_FAMILY, seed=77)
     async with httpx.AsyncClient(base_url=base_url, timeout=120) as client:
         for index, one in enumerate(asked):
-            rows += [await outcome(client, name, one) for name, member in ROSTER.items() if member.role != "target"]
+            rows += [await outcome(client, name, one) for name in names]
             if index % 100 == 0:
                 print(f"{index} of {len(asked)} questions", flush=True)
     return rows
 
 
-def measure_outcomes() -> None:
-    """Write real outcomes of every routed model on training questions."""
-    with running_server() as base_url:
-        rows = asyncio.run(gather_outcomes(base_url))
+def measure_outcomes(names: Sequence[str]) -> None:
+    """Ask the named models training questions through the light server; outcomes of the others are kept."""
+    kept: list[dict[str, Any]] = []
+    if OUTCOMES_FILE.exists():
+        lines = gzip.decompress(OUTCOMES_FILE.read_bytes()).decode().splitlines()
+        kept = [row for row in map(json.loads, lines) if row["model"] not in names]
+    with running_server(models=names) as base_url:
+        rows = [*kept, *asyncio.run(gather_outcomes(base_url, names))]
+    rows.sort(key=lambda row: (row["query"], list(ROSTER).index(row["model"])))
     text = "".join(json.dumps(row) + "\n" for row in rows)
     OUTCOMES_FILE.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
     print(f"{len(rows)} outcomes in {OUTCOMES_FILE}", flush=True)
@@ -122,10 +133,15 @@ def measure_outcomes() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the shipped fleet.")
-    parser.add_argument("what", nargs="+", choices=["accuracy", "outcomes"])
+    parser.add_argument("what", choices=["accuracy", "outcomes"])
+    parser.add_argument("--models", nargs="+", choices=list(ROSTER), metavar="NAME", help="all if left out")
     torch.set_num_threads(1)
-    for what in parser.parse_args().what:
-        {"accuracy": measure_accuracy, "outcomes": measure_outcomes}[what]()
+    arguments = parser.parse_args()
+    if arguments.what == "accuracy":
+        measure_accuracy(arguments.models or list(ROSTER))
+    else:
+        # The target model knows nothing yet, so there is nothing about it to learn.
+        measure_outcomes(arguments.models or [name for name, member in ROSTER.items() if member.role != "target"])
 
 
 if __name__ == "__main__":

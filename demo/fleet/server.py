@@ -214,6 +214,7 @@ async def _events(run: Run) -> AsyncIterator[bytes]:
     """The server-sent events of a streamed request. An engine failure is an error event without `[DONE]`."""
     work, sent = run.work, [0] * len(run.generations)
     begun, completion = set[int](), 0
+    pending: dict[str, None] = {"usage": None} if work.include_usage else {}
     with run:
         try:
             async for piece in run.pieces():
@@ -223,12 +224,12 @@ async def _events(run: Run) -> AsyncIterator[bytes]:
                 delta = work.writer.delta(piece.index, piece.text, piece.finish, tokens, sent[piece.index], first)
                 sent[piece.index] += len(piece.text)
                 completion += piece.completion_tokens if piece.finish is not None else 0
-                yield _event(work.writer.chunk([delta]))
+                yield _event(work.writer.chunk([delta], **pending))
         except ApiError as error:
             yield _event(error.body())
             return
         if work.include_usage:
-            yield _event(work.writer.chunk([], usage(work.prompt_tokens, completion)))
+            yield _event(work.writer.chunk([], usage=usage(work.prompt_tokens, completion)))
         yield b"data: [DONE]\n\n"
 
 

@@ -222,9 +222,10 @@ class Writer:
         kind = "chat.completion" if self.kind == "chat" else "text_completion"
         return {**self._head(kind), "choices": choices, "usage": usage}
 
-    def chunk(self, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> dict[str, Any]:
+    def chunk(self, choices: list[dict[str, Any]], **usage: dict[str, int] | None) -> dict[str, Any]:
+        """A chunk of a stream; `usage` is a key of it only if the client asked for usage, null on all but the last."""
         kind = "chat.completion.chunk" if self.kind == "chat" else "text_completion"
-        return {**self._head(kind), "choices": choices, "usage": usage}
+        return {**self._head(kind), "choices": choices, **usage}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
