@@ -1,0 +1,227 @@
+"""Outcomes to learn from: what the traffic log observed, as the masked matrices of `routers.protocol.Outcomes`.
+
+The quality of an answer is the mean of everything said about it: scores, and numeric or yes/no feedback. An answer
+counts for the arm that really gave it. It is left out, and counted, if that is not the arm that was drawn (after a
+fallback the logged propensity is another arm's). Answers to the same query text are one row, whoever asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import isnan, nan
+
+import numpy as np
+
+from encoders.protocol import Encoder
+from routers.protocol import F32, Outcomes, TrainingError
+from traffic.log import TrafficLog
+from traffic.records import Feedback, Interaction, Score
+
+ENCODE_BATCH = 512
+UNLABELLED = "unlabelled"
+"""Task of a query that names none, where others do."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedOutcomes:
+    """Outcomes from a log, and how many interactions were read, used, and left out for which reason."""
+
+    outcomes: Outcomes
+    counts: dict[str, int]
+
+
+@dataclass(slots=True)
+class Cell:
+    """Everything observed of one arm's answers to one query."""
+
+    quality: list[float] = field(default_factory=list)
+    cost_usd: list[float] = field(default_factory=list)
+    latency_s: list[float] = field(default_factory=list)
+    propensity: list[float] = field(default_factory=list)
+
+
+class OutcomeTable:
+    """Collects observations in any order, and turns them into matrices. A repeated observation enters as a mean."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, int] = {}
+        self._tasks: list[str | None] = []
+        self._vectors: list[F32 | None] = []
+        self._texts: list[str | None] = []
+        self._cells: dict[tuple[int, str], Cell] = {}
+
+    def add(
+        self,
+        query_id: str,
+        arm: str,
+        quality: float,
+        *,
+        text: str | None = None,
+        vector: F32 | None = None,
+        cost_usd: float | None = None,
+        latency_s: float | None = None,
+        propensity: float = 1.0,
+        task: str | None = None,
+    ) -> None:
+        """One scored answer. The first vector and the first text given for a query are kept."""
+        row = self._rows.setdefault(query_id, len(self._rows))
+        if row == len(self._tasks):
+            self._tasks.append(task)
+            self._vectors.append(vector)
+            self._texts.append(text)
+        elif self._vectors[row] is None:
+            self._vectors[row] = vector
+        cell = self._cells.setdefault((row, arm), Cell())
+        cell.quality.append(quality)
+        cell.propensity.append(propensity)
+        if cost_usd is not None:
+            cell.cost_usd.append(cost_usd)
+        if latency_s is not None:
+            cell.latency_s.append(latency_s)
+
+    def outcomes(self, encoder_hash: str, encoder: Encoder | None) -> Outcomes:
+        """The matrices. Queries without a vector are encoded from their text.
+
+        Raises
+        ------
+        TrainingError: nothing was collected.
+        """
+        if not self._rows:
+            raise TrainingError("no scored answer was found; send feedback on answers, or score them, and try again")
+        arms = tuple(sorted({arm for _, arm in self._cells}))
+        column = {arm: index for index, arm in enumerate(arms)}
+        shape = (len(self._rows), len(arms))
+        quality, cost, latency, propensity = (np.full(shape, np.nan, dtype=np.float32) for _ in range(4))
+        for (row, arm), cell in self._cells.items():
+            at = (row, column[arm])
+            quality[at] = _mean(cell.quality)
+            cost[at] = _mean(cell.cost_usd)
+            latency[at] = _mean(cell.latency_s)
+            propensity[at] = _mean(cell.propensity)
+        labelled = any(task is not None for task in self._tasks)
+        return Outcomes(
+            vectors=self._matrix(encoder),
+            arms=arms,
+            quality=quality,
+            cost_usd=cost,
+            latency_s=latency,
+            propensity=propensity,
+            encoder=encoder_hash,
+            query_ids=tuple(self._rows),
+            tasks=tuple(task or UNLABELLED for task in self._tasks) if labelled else None,
+        )
+
+    def _matrix(self, encoder: Encoder | None) -> F32:
+        missing = [row for row, vector in enumerate(self._vectors) if vector is None]
+        if missing:
+            if encoder is None:
+                raise TrainingError(f"{len(missing)} queries have no vector; name the encoder to encode them with")
+            fresh = encoded(encoder, [self._texts[row] or "" for row in missing])
+            for row, vector in zip(missing, fresh, strict=True):
+                self._vectors[row] = vector
+        return np.stack([vector for vector in self._vectors if vector is not None])
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else nan
+
+
+def encoded(encoder: Encoder, texts: Sequence[str]) -> F32:
+    """Vectors of many texts, float32 [n, d], made in batches that bound memory."""
+    parts = [encoder.encode(texts[start : start + ENCODE_BATCH]) for start in range(0, len(texts), ENCODE_BATCH)]
+    return np.concatenate(parts) if parts else np.zeros((0, encoder.dim), dtype=np.float32)
+
+
+def content_id(content: str | bytes) -> str:
+    """The id of a query: a digest of its text, or of its vector where the text was not stored."""
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def outcomes_from_log(
+    log: TrafficLog, encoder: Encoder | None = None, since: float = 0.0, until: float | None = None
+) -> LoggedOutcomes:
+    """Join the interactions of a log with their scores and feedback.
+
+    With an `encoder`, its vectors are used: those in the log that it made, and fresh ones where another encoder (or
+    none) was used and the text is there; the rest is left out and counted. Without one, all vectors must be of one
+    encoder. `counts` has the keys `read`, `used`, `unscored`, `unanswered`, `fell_back`, `no_text` (neither a fitting
+    vector nor a text).
+
+    Raises
+    ------
+    TrainingError: nothing is scored, a score is out of range, or encoders are mixed; says what to do.
+    """
+    values = _values(log.read_scores(since), log.read_feedback(since))
+    table, counts = OutcomeTable(), Counter(read=0, used=0, unscored=0, unanswered=0, fell_back=0, no_text=0)
+    hashes: Counter[str] = Counter()
+    for interaction in log.read_interactions(since, until):
+        counts["read"] += 1
+        said = values.get(interaction.id)
+        reason = _left_out(interaction, said, encoder)
+        if reason is not None or said is None or interaction.arm is None:
+            counts[reason or "unscored"] += 1
+            continue
+        fitting = interaction.vector is not None and (encoder is None or interaction.encoder == encoder.hash)
+        if fitting:
+            hashes[interaction.encoder or "unknown"] += 1
+        raw = interaction.vector if fitting else None
+        content = interaction.query_text if interaction.query_text is not None else raw
+        counts["used"] += 1
+        table.add(
+            content_id(content or ""),
+            interaction.arm,
+            _mean(said),
+            text=interaction.query_text,
+            vector=None if raw is None else np.frombuffer(raw, dtype="<f4").astype(np.float32),
+            cost_usd=interaction.cost_usd,
+            latency_s=interaction.latency_s,
+            propensity=1.0 if interaction.decision is None else interaction.decision.propensity,
+            task=interaction.workload,
+        )
+    if encoder is None and len(hashes) > 1:
+        seen = ", ".join(f"{name} ({count})" for name, count in hashes.most_common())
+        raise TrainingError(f"the log holds vectors of several encoders: {seen}; name the one to learn for")
+    encoder_hash = encoder.hash if encoder is not None else next(iter(hashes), "")
+    return LoggedOutcomes(table.outcomes(encoder_hash, encoder), dict(counts))
+
+
+def _left_out(interaction: Interaction, said: list[float] | None, encoder: Encoder | None) -> str | None:
+    """Why nothing can be learned from this interaction, as a key of the counts; None if something can."""
+    if interaction.outcome != "ok" or interaction.arm is None:
+        return "unanswered"
+    if said is None:
+        return "unscored"
+    if interaction.decision is not None and interaction.decision.arm != interaction.arm:
+        return "fell_back"
+    if encoder is None:
+        return "no_text" if interaction.vector is None else None
+    if interaction.encoder == encoder.hash and interaction.vector is not None:
+        return None
+    return "no_text" if interaction.query_text is None else None
+
+
+def _values(scores: Iterable[Score], feedback: Iterable[Feedback]) -> dict[str, list[float]]:
+    """Everything said about each interaction, as numbers in [0, 1]."""
+    values: dict[str, list[float]] = {}
+    derived: set[str] = set()
+    for score in scores:
+        values.setdefault(score.interaction_id, []).append(_in_range(score.value, f"score of {score.interaction_id}"))
+        if score.source == "feedback":
+            derived.add(score.interaction_id)
+    for statement in feedback:
+        # What a scorer already turned into a score must not count twice; text says nothing in numbers.
+        if statement.interaction_id in derived or not isinstance(statement.value, (bool, int, float)):
+            continue
+        number = _in_range(float(statement.value), f"feedback {statement.id} on {statement.interaction_id}")
+        values.setdefault(statement.interaction_id, []).append(number)
+    return values
+
+
+def _in_range(value: float, what: str) -> float:
+    if isnan(value) or not 0.0 <= value <= 1.0:
+        raise TrainingError(f"{what} must lie in [0, 1], got {value}; correct it in the log, or read a later window")
+    return value
