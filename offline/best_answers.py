@@ -1,0 +1,109 @@
+"""The best answers to each query: what templates are made of. Never from a wrong answer, never across tenants.
+
+The order is FusionFactory's hybrid two-stage sort (fusionfactory.md 3.1): the best by score and then the cheaper, of
+these the best by judge and then the cheaper. Where no cost is known, the answer whose length is nearest to the median
+of the acceptable ones goes first: the shortest has no visible reasoning, the longest only rambles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import numpy as np
+
+from encoders.protocol import Encoder
+from offline.answers import Answer
+
+STAGE_ONE = 5
+KEEP = 3
+LEAST_JUDGE = 0.6
+"""Below this, the word of a judge or of users makes an answer a wrong one where no checker knows better."""
+LEAST_CHARS = 80
+"""A shorter answer shows no reasoning, so no plan can be read from it."""
+NEAR_DUPLICATE = 0.97
+"""Queries whose vectors are at least this similar are taken for the same question (fusionfactory.md 3.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SolvedQuery:
+    """A query and its best answers, best first. `key` also stands for the queries that were found to be the same."""
+
+    key: str
+    query: str
+    answers: tuple[Answer, ...]
+    tenant: str | None = None
+    task: str | None = None
+    reference: str | None = None
+
+
+def acceptable(answer: Answer) -> bool:
+    """Whether a template may be made of it: right by its checker, or good by judge or users where there is none."""
+    if len(answer.text.strip()) < LEAST_CHARS:
+        return False
+    if answer.feedback is not None and answer.feedback < LEAST_JUDGE:
+        return False
+    if answer.score is not None:
+        return answer.score >= 1.0
+    opinion = answer.judge if answer.judge is not None else answer.feedback
+    return opinion is not None and opinion >= LEAST_JUDGE
+
+
+def best_answers(answers: Iterable[Answer], *, keep: int = KEEP) -> list[SolvedQuery]:
+    """One entry per tenant and query that has an acceptable answer, in the order in which they first came."""
+    groups: dict[str, list[Answer]] = {}
+    for answer in answers:
+        if acceptable(answer):
+            groups.setdefault(answer.query_key, []).append(answer)
+    return [_solved(key, group, keep) for key, group in groups.items()]
+
+
+def collapse(
+    queries: Sequence[SolvedQuery], encoder: Encoder, *, threshold: float = NEAR_DUPLICATE, keep: int = KEEP
+) -> list[SolvedQuery]:
+    """The queries with near duplicates of the same tenant made one: the first stays, with the best answers of all."""
+    clusters: list[list[SolvedQuery]] = []
+    by_tenant: dict[str | None, list[SolvedQuery]] = {}
+    for query in queries:
+        by_tenant.setdefault(query.tenant, []).append(query)
+    for group in by_tenant.values():
+        vectors = encoder.encode([query.query for query in group])
+        leaders = np.empty_like(vectors)
+        first = len(clusters)
+        for query, vector in zip(group, vectors, strict=True):
+            known = len(clusters) - first
+            similarities = leaders[:known] @ vector
+            if known and similarities.max() >= threshold:
+                clusters[first + int(similarities.argmax())].append(query)
+            else:
+                leaders[known] = vector
+                clusters.append([query])
+    return [_joined(cluster, keep) for cluster in clusters]
+
+
+def _joined(cluster: Sequence[SolvedQuery], keep: int) -> SolvedQuery:
+    if len(cluster) == 1:
+        return cluster[0]
+    return replace(cluster[0], answers=_ranked([a for query in cluster for a in query.answers], keep))
+
+
+def _solved(key: str, answers: Sequence[Answer], keep: int) -> SolvedQuery:
+    first = answers[0]
+    reference = next((answer.reference for answer in answers if answer.reference is not None), None)
+    return SolvedQuery(key, first.query, _ranked(answers, keep), first.tenant, first.task, reference)
+
+
+def _ranked(answers: Sequence[Answer], keep: int) -> tuple[Answer, ...]:
+    usual = median(len(answer.text) for answer in answers)
+
+    def cheaper(answer: Answer) -> tuple[float, float, str]:
+        cost = math.inf if answer.cost_usd is None else answer.cost_usd
+        return cost, abs(math.log(len(answer.text) / usual)), answer.id
+
+    def performance(answer: Answer) -> float:
+        return next(value for value in (answer.score, answer.judge, answer.feedback) if value is not None)
+
+    best = sorted(answers, key=lambda a: (-performance(a), *cheaper(a)))[:STAGE_ONE]
+    return tuple(sorted(best, key=lambda a: (-(-1.0 if a.judge is None else a.judge), *cheaper(a)))[:keep])

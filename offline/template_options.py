@@ -1,0 +1,52 @@
+"""What all `tokamak templates` commands share: the options that name the store, and how errors are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec, TypeVar
+
+import typer
+
+from encoders.protocol import EncoderUnavailable
+from templates_store.database import TemplateStoreError
+from templates_store.store import STORE_FILE, TemplateStore
+
+DataDir = Annotated[
+    Path, typer.Option("--data-dir", envvar="TOKAMAK_DATA_DIR", help="Data folder of the service; the store is in it.")
+]
+EncoderName = Annotated[str, typer.Option("--encoder", help="Encoder of the gateway (`routers.encoder`).")]
+Tenant = Annotated[str | None, typer.Option("--tenant", help="Id of an API key; without it, templates for all.")]
+DATA_DIR = Path("tokamak-data")
+MISTAKE = 2
+"""Exit code after a mistake of the user or a store that cannot be used."""
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def explaining(command: Callable[P, R]) -> Callable[P, R]:
+    """The command with errors that a user can do something about told in one line on stderr, with exit code 2."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (TemplateStoreError, EncoderUnavailable, ValueError, OSError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(MISTAKE) from None
+
+    return run
+
+
+@contextmanager
+def opened(data_dir: Path, *, make: bool = False) -> Iterator[TemplateStore]:
+    """The store in the data folder. Raises TemplateStoreError if it is not there, unless it is to be made."""
+    path = data_dir / STORE_FILE
+    if not make and not path.exists():
+        raise TemplateStoreError(f"there is no template store {path}; `tokamak templates build` or `add` makes one")
+    with TemplateStore(path) as store:
+        yield store
