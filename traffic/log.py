@@ -56,8 +56,13 @@ class TrafficLog(Protocol):
 
     async def feedback_by_idempotency_key(self, key: str) -> Feedback | None: ...
 
-    def read_interactions(self, since: float = 0.0, until: float | None = None) -> Iterator[Interaction]:
-        """All committed interactions with `since <= created_at < until`, oldest first, streamed in pages."""
+    def read_interactions(
+        self, since: float = 0.0, until: float | None = None, *, content: bool = True
+    ) -> Iterator[Interaction]:
+        """All committed interactions with `since <= created_at < until`, oldest first, streamed in pages.
+
+        Without `content` they come without `query_text`, `request` and `response`, which is much faster on SQLite.
+        """
 
     def read_feedback(self, since: float = 0.0, until: float | None = None) -> Iterator[Feedback]: ...
 

@@ -23,6 +23,8 @@ def create_interactions(db: sqlite3.Connection) -> None:
             endpoint TEXT NOT NULL,
             outcome TEXT NOT NULL,
             http_status INTEGER NOT NULL,
+            answer_id TEXT,
+            client_request_id TEXT,
             key_id TEXT,
             user TEXT,
             session TEXT,
@@ -57,6 +59,8 @@ def create_interactions(db: sqlite3.Connection) -> None:
     )
     db.execute("CREATE UNIQUE INDEX interactions_by_id ON interactions (id)")
     db.execute("CREATE INDEX interactions_by_time ON interactions (created_at)")
+    for name in ("answer_id", "client_request_id"):
+        db.execute(f"CREATE INDEX interactions_by_{name} ON interactions ({name}) WHERE {name} IS NOT NULL")
     db.execute("CREATE TABLE contents (seq INTEGER PRIMARY KEY, query_text TEXT, request BLOB, response BLOB)")
 
 

@@ -2,9 +2,9 @@
 
 Keys, all under one prefix: a stream per kind of record (`tokamak:interactions`, `tokamak:feedback`,
 `tokamak:scores`), a sorted set per stream from time to entry (`...:by_time`) and hashes from id to entry
-(`...:by_id`). One script writes a group and trims the streams together with their indexes, so both always agree.
-What Redis acknowledged counts as durable: how much a crash of Redis can lose is set there (`appendonly yes`;
-`appendfsync always` for nothing).
+(`...:by_id`, `...:by_alias`). One script writes a group and trims the streams together with their indexes, so all
+always agree. What Redis acknowledged counts as durable: how much a crash of Redis can lose is set there
+(`appendonly yes`; `appendfsync always` for nothing).
 """
 
 from __future__ import annotations
@@ -45,15 +45,21 @@ end
 local max_entries = tonumber(ARGV[2])
 local new = 0
 local touched = {}
-for i = 3, #ARGV, 5 do
-  local stream, id, created_at, key, packed = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+for i = 3, #ARGV, 6 do
+  local stream, id, created_at, alias, other, packed = unpack(ARGV, i, i + 5)
   if id == '' or redis.call('HEXISTS', stream .. ':by_id', id) == 0 then
-    local entry = redis.call('XADD', stream, '*', 'id', id, 'key', key, 'record', packed)
+    local entry = redis.call('XADD', stream, '*', 'id', id, 'alias', alias, 'other', other, 'record', packed)
     redis.call('ZADD', stream .. ':by_time', created_at, entry)
     if id ~= '' then redis.call('HSET', stream .. ':by_id', id, entry) end
-    if key ~= '' then redis.call('HSETNX', stream .. ':by_key', key, entry) end
+    if alias ~= '' then redis.call('HSET', stream .. ':by_alias', alias, entry) end
+    if other ~= '' then redis.call('HSET', stream .. ':by_alias', other, entry) end
     touched[stream] = true
     new = new + 1
+  end
+end
+local function forget(stream, alias, entry)
+  if alias ~= '' and redis.call('HGET', stream .. ':by_alias', alias) == entry then
+    redis.call('HDEL', stream .. ':by_alias', alias)
   end
 end
 for stream in pairs(touched) do
@@ -64,15 +70,16 @@ for stream in pairs(touched) do
       redis.call('XDEL', stream, entry)
       redis.call('ZREM', stream .. ':by_time', entry)
       if fields[2] ~= '' then redis.call('HDEL', stream .. ':by_id', fields[2]) end
-      if fields[4] ~= '' then redis.call('HDEL', stream .. ':by_key', fields[4]) end
+      forget(stream, fields[4], entry)
+      forget(stream, fields[6], entry)
     end
   end
 end
 redis.call('SET', KEYS[2], new, 'EX', 3600)
 return new
 """
-"""Writes a group once, however often it is sent. KEYS: layout, group. ARGV: layout, longest stream, then five per
-record: stream, id, time, key, packed record."""
+"""Writes a group once, however often it is sent. KEYS: layout, group. ARGV: layout, longest stream, then six per
+record: stream, id, time, two more names under which it is found, packed record; what it lacks is empty."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_interaction = msgspec.msgpack.Decoder(Interaction).decode
@@ -116,18 +123,13 @@ class RedisLog:
         return self._queue.stats()
 
     async def interaction(self, interaction_id: str) -> Interaction | None:
-        # The queue first: a record leaves it only after it can be read from Redis.
-        for record in self._queue.pending():
-            if type(record) is Interaction and record.id == interaction_id:
-                return record
-        packed = await asyncio.to_thread(self._lookup, "interactions", "by_id", interaction_id)
-        return None if packed is None else _unpack_interaction(packed)
+        return await self._queue.find_interaction(interaction_id, self._find_interaction)
 
     async def feedback_by_idempotency_key(self, key: str) -> Feedback | None:
         for record in self._queue.pending():
             if type(record) is Feedback and record.idempotency_key == key:
                 return record
-        packed = await asyncio.to_thread(self._lookup, "feedback", "by_key", key)
+        packed = await asyncio.to_thread(self._lookup, "feedback", "by_alias", key)
         return None if packed is None else _unpack_feedback(packed)
 
     def read_interactions(
@@ -144,6 +146,11 @@ class RedisLog:
 
     def read_scores(self, since: float = 0.0, until: float | None = None) -> Iterator[Score]:
         return map(_unpack_score, self._pages("scores", since, until))
+
+    def _find_interaction(self, field: str, value: str) -> Interaction | None:
+        index, key = ("by_id", value) if field == "id" else ("by_alias", f"{field}:{value}")
+        packed = self._lookup("interactions", index, key)
+        return None if packed is None else _unpack_interaction(packed)
 
     def _lookup(self, kind: str, index: str, key: str) -> bytes | None:
         """The packed record that an index names, or None."""
@@ -210,16 +217,18 @@ class RedisStore:
     def close(self) -> None:
         self._client.close()
 
-    def _record_arguments(self, record: Record) -> tuple[str, str, str, str, bytes]:
+    def _record_arguments(self, record: Record) -> tuple[str, str, str, str, str, bytes]:
         created_at = repr(float(record.created_at))
+        packed = _pack(record)
         match record:
             case Interaction():
-                return f"{self._prefix}:interactions", record.id, created_at, "", _pack(record)
+                answer = f"answer_id:{record.answer_id}" if record.answer_id else ""
+                request = f"client_request_id:{record.client_request_id}" if record.client_request_id else ""
+                return f"{self._prefix}:interactions", record.id, created_at, answer, request, packed
             case Feedback():
-                key = record.idempotency_key or ""
-                return f"{self._prefix}:feedback", record.id, created_at, key, _pack(record)
+                return f"{self._prefix}:feedback", record.id, created_at, record.idempotency_key or "", "", packed
             case Score():
-                return f"{self._prefix}:scores", "", created_at, "", _pack(record)
+                return f"{self._prefix}:scores", "", created_at, "", "", packed
 
 
 def _connect(url: str) -> redis.Redis:

@@ -68,11 +68,7 @@ class SqliteLog:
         return self._queue.stats()
 
     async def interaction(self, interaction_id: str) -> Interaction | None:
-        # The queue first: a record leaves it only after it can be read from the file.
-        for record in self._queue.pending():
-            if type(record) is Interaction and record.id == interaction_id:
-                return record
-        return await asyncio.to_thread(self._lookup, lambda db: _interaction(db, interaction_id))
+        return await self._queue.find_interaction(interaction_id, self._find_interaction)
 
     async def feedback_by_idempotency_key(self, key: str) -> Feedback | None:
         for record in self._queue.pending():
@@ -96,6 +92,9 @@ class SqliteLog:
         with closing(_open_for_reading(self._path)) as db:
             for row in _pages(db, "scores", rows.SCORE_COLUMNS, since, until):
                 yield rows.score_from_row(row[2:])
+
+    def _find_interaction(self, field: str, value: str) -> Interaction | None:
+        return self._lookup(lambda db: _interaction(db, field, value))
 
     def _lookup(self, find: Callable[[sqlite3.Connection], T]) -> T:
         """Run one look-up on a connection that is kept between look-ups."""
@@ -249,9 +248,10 @@ def _content(db: sqlite3.Connection, seq: int) -> rows.Row | None:
     return row
 
 
-def _interaction(db: sqlite3.Connection, interaction_id: str) -> Interaction | None:
+def _interaction(db: sqlite3.Connection, field: str, value: str) -> Interaction | None:
     columns = ", ".join(rows.INTERACTION_COLUMNS)
-    row = db.execute(f"SELECT {columns} FROM interactions WHERE id = ?", (interaction_id,)).fetchone()
+    query = f"SELECT {columns} FROM interactions WHERE {field} = ? ORDER BY seq DESC LIMIT 1"
+    row = db.execute(query, (value,)).fetchone()
     return None if row is None else rows.interaction_from_row(row, _content(db, row[0]))
 
 

@@ -15,10 +15,11 @@ from traffic.records import Attempt, Decision, Feedback, Interaction, Outcome, S
 Row = tuple[Any, ...]
 
 INTERACTION_COLUMNS = (
-    "seq", "id", "created_at", "endpoint", "outcome", "http_status", "key_id", "user", "session", "workload",
-    "requested_model", "route", "arm", "model", "stream", "stored", "error_code", "router", "propensity", "explored",
-    "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost_usd", "overhead_s", "ttft_s",
-    "latency_s", "attempts_count", "encoder", "schema", "template_ids", "attempts", "decision", "vector",
+    "seq", "id", "created_at", "endpoint", "outcome", "http_status", "answer_id", "client_request_id", "key_id", "user",
+    "session", "workload", "requested_model", "route", "arm", "model", "stream", "stored", "error_code", "router",
+    "propensity", "explored", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost_usd",
+    "overhead_s", "ttft_s", "latency_s", "attempts_count", "encoder", "schema", "template_ids", "attempts", "decision",
+    "vector",
 )  # fmt: skip
 CONTENT_COLUMNS = ("seq", "query_text", "request", "response")
 FEEDBACK_COLUMNS = (
@@ -47,8 +48,9 @@ def interaction_row(seq: int, record: Interaction) -> Row:
         )  # fmt: skip
     counts = usage or _NO_USAGE
     return (
-        seq, record.id, record.created_at, record.endpoint, record.outcome, record.http_status, record.key_id,
-        record.user, record.session, record.workload, record.requested_model, record.route, record.arm, record.model,
+        seq, record.id, record.created_at, record.endpoint, record.outcome, record.http_status, record.answer_id,
+        record.client_request_id, record.key_id, record.user, record.session, record.workload,
+        record.requested_model, record.route, record.arm, record.model,
         record.stream, record.stored, record.error_code, router, propensity, explored,
         counts.prompt_tokens, counts.completion_tokens, counts.cached_tokens, counts.reasoning_tokens,
         record.cost_usd, record.overhead_s, record.ttft_s, record.latency_s, len(record.attempts), record.encoder,
@@ -67,7 +69,8 @@ def content_row(seq: int, record: Interaction) -> Row | None:
 def interaction_from_row(row: Row, content: Row | None) -> Interaction:
     """The record of a row of `interactions` and of its row of `contents` (without `seq`), if it has one."""
     (
-        _, id_, created_at, endpoint, outcome, http_status, key_id, user, session, workload, requested_model, route,
+        _, id_, created_at, endpoint, outcome, http_status, answer_id, client_request_id, key_id, user, session,
+        workload, requested_model, route,
         arm, model, stream, stored, error_code, _, _, _, prompt, completion, cached, reasoning, cost_usd, overhead_s,
         ttft_s, latency_s, _, encoder, schema, template_ids, attempts, decision, vector,
     ) = row  # fmt: skip
@@ -75,9 +78,9 @@ def interaction_from_row(row: Row, content: Row | None) -> Interaction:
     query_text, request, response = content or (None, None, None)
     return Interaction(
         id=id_, created_at=created_at, endpoint=endpoint, outcome=cast(Outcome, outcome), http_status=http_status,
-        key_id=key_id, user=user, session=session, workload=workload, requested_model=requested_model, route=route,
-        arm=arm, model=model, stream=bool(stream), stored=bool(stored), error_code=error_code,
-        decision=None if decision is None else _unpack_decision(decision),
+        answer_id=answer_id, client_request_id=client_request_id, key_id=key_id, user=user, session=session,
+        workload=workload, requested_model=requested_model, route=route, arm=arm, model=model, stream=bool(stream),
+        stored=bool(stored), error_code=error_code, decision=None if decision is None else _unpack_decision(decision),
         attempts=() if attempts is None else _unpack_attempts(attempts),
         usage=None if usage == _NO_USAGE else usage, cost_usd=cost_usd, overhead_s=overhead_s, ttft_s=ttft_s,
         latency_s=latency_s, template_ids=() if template_ids is None else _unpack_strings(template_ids),

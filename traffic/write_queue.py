@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
@@ -26,6 +26,12 @@ from traffic.records import Feedback, Interaction, Score
 Record = Interaction | Feedback | Score
 
 log = logging.getLogger("tokamak.traffic")
+
+
+Find = Callable[[str, str], Interaction | None]
+"""Looks a field of `INTERACTION_IDS` up in the store: the newest interaction that has this value there."""
+INTERACTION_IDS = ("id", "answer_id", "client_request_id")
+"""The fields by which an interaction is found, in the order in which they are tried."""
 
 
 class StoreUnavailable(Exception):
@@ -114,6 +120,18 @@ class WriteQueue:
         with self._lock:
             return list(self._queue)
 
+    async def find_interaction(self, value: str, find: Find) -> Interaction | None:
+        """The interaction that `value` names, queued or in the store; `find` is called in a thread."""
+        for field in INTERACTION_IDS:
+            # The queue first: a record leaves it only after the store has it.
+            for record in reversed(self.pending()):
+                if type(record) is Interaction and getattr(record, field) == value:
+                    return record
+            found = await asyncio.to_thread(find, field, value)
+            if found is not None:
+                return found
+        return None
+
     def stats(self) -> LogStats:
         with self._lock:
             return LogStats(
@@ -157,12 +175,12 @@ class WriteQueue:
 
     def _without_content(self, record: Interaction) -> Interaction:
         """The record if it holds no content, as it must; else a copy without, and an alarm."""
-        if record.request is None and record.response is None and record.query_text is None:
+        if record.request is None and record.response is None and record.query_text is None and record.vector is None:
             return record
         if not self._content_refused:
             self._content_refused = True
             log.error("interaction %s came with content although stored=False; the content was not logged", record.id)
-        return msgspec.structs.replace(record, request=None, response=None, query_text=None)
+        return msgspec.structs.replace(record, request=None, response=None, query_text=None, vector=None)
 
     def _run(self) -> None:
         while self._wait_for_records():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from traffic.records import Attempt, Candidate, Decision, Feedback, Interaction, Score, Usage
@@ -39,6 +38,8 @@ def interaction(number: int, **changes: Any) -> Interaction:
         "endpoint": "/v1/chat/completions",
         "outcome": "ok",
         "http_status": 200,
+        "answer_id": f"cmpl-upstream-{number}",
+        "client_request_id": f"client-{number}",
         "key_id": "team-a",
         "user": "u-1",
         "requested_model": "auto",
@@ -103,7 +104,3 @@ def score(number: int, **changes: Any) -> Score:
         "scorer": "checker@1",
     }
     return Score(**(fields | changes))
-
-
-def incompressible(size: int) -> bytes:
-    return os.urandom(size)

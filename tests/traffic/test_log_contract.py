@@ -41,6 +41,34 @@ async def test_every_field_comes_back_as_it_went_in(log: TrafficLog) -> None:
     assert log.stats().queue_depth == 0
 
 
+async def test_an_interaction_is_found_by_any_of_its_ids_and_the_newest_wins(log: TrafficLog) -> None:
+    for number in range(4):
+        log.append(interaction(number, answer_id=f"a-{number // 2}", client_request_id=f"c-{number // 2}"))
+    for _ in ("queued", "written"):
+        for name, expected in (("chatcmpl-000000", 0), ("a-0", 1), ("c-0", 1), ("a-1", 3), ("c-1", 3)):
+            found = await log.interaction(name)
+            assert found is not None
+            assert found.id == f"chatcmpl-{expected:06d}"
+        assert await log.interaction("a-2") is None
+        await log.flush()
+
+
+async def test_an_id_goes_before_an_answer_id_and_that_before_a_client_request_id(log: TrafficLog) -> None:
+    log.append(interaction(1, id="x"))
+    log.append(interaction(2, answer_id="x"))
+    log.append(interaction(3, answer_id="y"))
+    log.append(interaction(4, client_request_id="y"))
+    await log.flush()
+    log.append(interaction(5, client_request_id="x"))
+    assert await log.interaction("x") == interaction(1, id="x")
+    assert await log.interaction("y") == interaction(3, answer_id="y")
+
+
+def test_the_sample_sets_every_field_so_that_none_can_be_forgotten() -> None:
+    sample = interaction(4, session="s", workload="w", error_code="e", overhead_s=0.001, ttft_s=0.2)
+    assert [field for field in sample.__struct_fields__ if getattr(sample, field) is None] == []
+
+
 @pytest.mark.parametrize("value", [1.0, 0.25, True, False, "a text", None])
 async def test_a_feedback_keeps_the_type_of_its_value(log: TrafficLog, value: float | bool | str | None) -> None:
     given = feedback(1, value=value, verdict="failed", demonstration=b"{}", tags={"a": "b"}, idempotency_key="k-1")
@@ -111,7 +139,8 @@ async def test_content_of_a_record_that_must_not_be_stored_is_refused(
     (read,) = log.read_interactions()
     for record in (queued, read):
         assert record is not None
-        assert (record.query_text, record.request, record.response, record.stored) == (None, None, None, False)
+        assert (record.query_text, record.request, record.response, record.vector) == (None,) * 4
+        assert not record.stored
     assert "stored=False" in caplog.text
 
 

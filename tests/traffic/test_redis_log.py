@@ -13,7 +13,7 @@ from tests.traffic.conftest import RedisServer
 from tests.traffic.samples import bare, feedback, interaction, score
 from traffic.log import LogError
 from traffic.redis_log import RedisLog, RedisStore
-from traffic.write_queue import QueueLimits
+from traffic.write_queue import QueueLimits, Record
 
 HASTY = QueueLimits(group_s=0.005, patience_s=0.3, first_pause_s=0.02, longest_pause_s=0.05, alarm_s=0.05)
 
@@ -98,10 +98,11 @@ async def test_many_replicas_write_one_log(redis_server: RedisServer) -> None:
 def test_a_group_whose_acknowledgement_was_lost_is_not_written_twice(redis_server: RedisServer) -> None:
     with redis.Redis.from_url(redis_server.url) as client:
         store = RedisStore(client, "tokamak", 1000)
-        group = [interaction(1), score(1), feedback(1)]
+        group: list[Record] = [interaction(1), score(1), feedback(1)]
         assert store.write(group, "1") == 3
         assert store.write(group, "1") == 3
-        assert store.write([interaction(1), score(2)], "2") == 1
+        more: list[Record] = [interaction(1), score(2)]
+        assert store.write(more, "2") == 1
         lengths = [client.xlen(f"tokamak:{kind}") for kind in ("interactions", "scores", "feedback")]
         assert lengths == [1, 2, 1]
 
@@ -121,7 +122,7 @@ async def test_a_full_stream_forgets_the_oldest_everywhere(redis_server: RedisSe
     with redis.Redis.from_url(redis_server.url) as client:
         sizes = {
             client.hlen("tokamak:interactions:by_id"), client.zcard("tokamak:interactions:by_time"),
-            client.xlen("tokamak:interactions"), client.hlen("tokamak:feedback:by_key"),
+            client.xlen("tokamak:interactions"), client.hlen("tokamak:feedback:by_alias"),
         }  # fmt: skip
     assert sizes == {50}
     await log.close()
