@@ -1,0 +1,180 @@
+"""Whether memory stays flat: many requests of every kind through a real gateway, its memory sampled all the while.
+
+    python -m benchmarks.soak [--requests 200000]
+
+Kinds, in turn: pinned, routed, streamed, streamed and left by the client after the first chunk, malformed. The slope
+is a least-squares fit over the samples after the first fifth, in which caches and pools fill up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gateway_ground import KEY, KEY_VARIABLE, PINNED, prepare, queries
+
+UPSTREAM_PORT = 9150
+GATEWAY_PORT = 9350
+WORKERS = 32
+SAMPLE_EVERY = 2_000
+KINDS = ("pinned", "auto", "auto", "stream", "left", "pinned", "malformed", "auto stream")
+
+
+@dataclass
+class Soak:
+    """The run so far. `samples` are (requests done, resident MB, open files) of the gateway's process."""
+
+    pid: int
+    total: int
+    done: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    samples: list[tuple[int, float, int]] = field(default_factory=list)
+
+    def count(self, kind: str, outcome: str) -> None:
+        self.outcomes[f"{kind}: {outcome}"] += 1
+        self.done += 1
+        if self.done % SAMPLE_EVERY == 0:
+            self.samples.append((self.done, resident_mb(self.pid), len(os.listdir(f"/proc/{self.pid}/fd"))))
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process in MB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"process {pid} has no resident memory: it has ended")
+
+
+async def _worker(soak: Soak, kinds: Iterator[str], texts: list[str]) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", GATEWAY_PORT)
+    for kind in kinds:
+        if soak.done >= soak.total:
+            break
+        writer.write(_request(kind, texts[soak.done % len(texts)]))
+        head = await reader.readuntil(b"\r\n\r\n")
+        status = head[9:12].decode()
+        if kind == "left" and status == "200":
+            await reader.read(1)
+            writer.transport.abort()
+            reader, writer = await asyncio.open_connection("127.0.0.1", GATEWAY_PORT)
+        elif b"chunked" in head.lower():
+            await reader.readuntil(b"\r\n0\r\n\r\n")
+        else:
+            length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+            await reader.readexactly(length)
+        if status != ("400" if kind == "malformed" else "200"):
+            raise RuntimeError(f"a {kind} request was answered with {status}: {head.decode()}")
+        soak.count(kind, status)
+    writer.transport.abort()
+
+
+def _request(kind: str, text: str) -> bytes:
+    body = json.dumps(
+        {
+            "model": "auto" if "auto" in kind or kind == "left" else PINNED,
+            "messages": [{"role": "user", "content": text}],
+            "stream": "stream" in kind or kind == "left",
+        }
+    ).encode()
+    if kind == "malformed":
+        body = body[:-5]
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+async def _drive(soak: Soak) -> None:
+    texts = queries(20_000, seed=5)
+    kinds = itertools.cycle(KINDS)
+    await asyncio.gather(*(_worker(soak, kinds, texts) for _ in range(WORKERS)))
+
+
+@contextmanager
+def running_gateway(harness: Path, folder: Path) -> Iterator[int]:
+    """A mock upstream and a gateway in front of it; gives the gateway's process id."""
+    environ = {**os.environ, KEY_VARIABLE: KEY}
+    config = prepare(folder, f"http://127.0.0.1:{UPSTREAM_PORT}/v1", GATEWAY_PORT)
+    log = folder / "gateway.log"
+    upstream = [str(harness / "bin" / "mock_upstream"), "--port", str(UPSTREAM_PORT), "--chunks", "16"]
+    serve = [sys.executable, "-m", "tokamak", "serve", "--config", str(config)]
+    root = Path(__file__).resolve().parent.parent
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(upstream, stdout=subprocess.DEVNULL) as mock,
+        subprocess.Popen(serve, env=environ, cwd=root, stdout=out, stderr=out) as gateway,
+    ):
+        try:
+            _wait_until_ready(gateway, log)
+            yield gateway.pid
+        finally:
+            gateway.terminate()
+            gateway.wait(60)
+            mock.terminate()
+
+
+def _wait_until_ready(gateway: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{GATEWAY_PORT}/ready", timeout=1):
+                return
+        except OSError:
+            if gateway.poll() is not None:
+                break
+            time.sleep(0.05)
+    raise RuntimeError(f"the gateway did not become ready:\n{log.read_text()[-2000:]}")
+
+
+def run(harness: Path, total: int) -> dict[str, Any]:
+    """Soak and return one row: slope in MB per 100,000 requests, first and last samples, what was answered."""
+    with tempfile.TemporaryDirectory() as folder, running_gateway(harness, Path(folder) / "ground") as pid:
+        soak = Soak(pid, total)
+        start = time.monotonic()
+        asyncio.run(_drive(soak))
+        seconds = time.monotonic() - start
+    settled = [sample for sample in soak.samples if sample[0] > total / 5]
+    if len(settled) < 10:
+        raise ValueError(f"{total} requests give {len(settled)} samples; at least {25 * SAMPLE_EVERY // 2} are needed")
+    done, resident, files = (np.array(column, dtype=float) for column in zip(*settled, strict=True))
+    slope = float(np.polyfit(done, resident, 1)[0]) * 1e5
+    return {
+        "soak": f"{total} requests, {WORKERS} at a time",
+        "rss_slope_mb_per_100k": round(slope, 3),
+        "rss_mb_first": round(soak.samples[0][1], 1),
+        "rss_mb_settled": round(float(resident[0]), 1),
+        "rss_mb_last": round(float(resident[-1]), 1),
+        "rss_mb_most": round(float(resident.max()), 1),
+        "open_files_growth": int(files[-1] - files[0]),
+        "seconds": round(seconds, 1),
+        "answers": dict(sorted(soak.outcomes.items())),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=200_000)
+    parser.add_argument("--harness", type=Path, default=Path(".bench"))
+    arguments = parser.parse_args()
+    print(json.dumps(run(arguments.harness, arguments.requests), indent=1))
+
+
+if __name__ == "__main__":
+    main()
