@@ -1,8 +1,8 @@
 """Scored answers of models, whatever they were logged in: the traffic log, or a file in the shared data format.
 
 The format of a file: Parquet, or JSON lines (`.jsonl`, `.jsonl.gz`), one row per query and model, with at least the
-columns `query, model, score, response`; `task, query_id, score_kind, reference, cost_usd, response_chars` are used where
-they are there. A `score_kind` that begins with `judge` says that the score is a judge's.
+columns `query, model, score, response`; `task, query_id, score_kind, reference, cost_usd, response_chars` are used
+where they are there. A `score_kind` that begins with `judge` says that the score is a judge's.
 """
 
 from __future__ import annotations
