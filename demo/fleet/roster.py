@@ -34,6 +34,7 @@ class Member:
     layers: int = 4
     batch: int = 64
     learning_rate: float = 2e-3
+    initial_std: float = 0.02
 
     @property
     def folder(self) -> Path:
@@ -44,7 +45,7 @@ EVERYTHING = tuple(FAMILIES)
 ROSTER: dict[str, Member] = {
     member.name: member
     for member in (
-        Member("calc-llama", "specialist", "llama", ("add", "units"), 0, 1200, 11),
+        Member("calc-llama", "specialist", "llama", ("add", "units"), 0, 1200, 11, initial_std=0.08),
         Member("letters-gpt2", "specialist", "gpt2", ("reverse", "vowels"), 0, 1200, 12, intermediate=512),
         Member("clerk-neox", "specialist", "gpt_neox", ("facts", "roman"), 512, 500, 13, intermediate=512),
         Member("order-qwen", "specialist", "qwen2", ("sort", "dates"), 1000, 800, 14),

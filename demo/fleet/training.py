@@ -39,6 +39,7 @@ def build(member: Member, tokenizer: Tokenizer) -> Any:
     torch.manual_seed(member.seed)
     ids = {"eos_token_id": tokenizer.token_to_id(END), "pad_token_id": tokenizer.token_to_id(PAD), "bos_token_id": None}
     common: dict[str, Any] = {"vocab_size": tokenizer.get_vocab_size(), "tie_word_embeddings": True, **ids}
+    common["initializer_range"] = member.initial_std
     heads = member.hidden // HEAD_DIM
     if member.architecture == "gpt2":
         model = GPT2LMHeadModel(
