@@ -10,6 +10,7 @@ from offline.build_templates import FAILURES_IN_A_ROW, build_templates
 from offline.leave_one_out import search_without_own
 from offline.summarize import BuilderFailed
 from offline.template_text import TextRejected
+from templates_store.create import create_template
 from templates_store.index import load_index
 from templates_store.store import BuildRecord, TemplateStore
 from tests.templates.solved import GOOD, solved
@@ -118,7 +119,7 @@ async def test_leave_one_out_never_finds_the_question_itself_or_its_near_duplica
         solved(f"{stem} and this is some more of it {i} {i}") for i in range(4)
     ]
     for query in queries:
-        store.add(_template(query))
+        store.add(create_template(ENCODER, query.query, GOOD, builder="test"))
     index = load_index(store, ENCODER.hash)
     vector = ENCODER.encode_one(queries[0].query)
     assert index.search(vector, 3)[0].similarity > 0.999
@@ -128,9 +129,3 @@ async def test_leave_one_out_never_finds_the_question_itself_or_its_near_duplica
     all_of_them = search_without_own(index, queries[0].query, vector, 20, -1.0, near_duplicate=1.1)
     assert queries[0].query not in {hit.template.query for hit in all_of_them}
     assert len(all_of_them) == len(queries) - 1
-
-
-def _template(query: SolvedQuery):  # type: ignore[no-untyped-def]
-    from templates_store.create import create_template
-
-    return create_template(ENCODER, query.query, GOOD, builder="test")

@@ -51,9 +51,9 @@ async def test_the_same_answers_give_the_same_template() -> None:
 async def test_what_many_answers_begin_with_is_no_step() -> None:
     greeting = "We shall now look at this with the help of an encyclopedia of rates and pipes. "
     texts = tuple(greeting + text for text in ANSWERS)
-    corpus = [solved(f"Question {i} about rates of pipes?", texts) for i in range(5)]
-    assert "encyclopedia" not in await ExtractiveBuilder(corpus).write(solved(texts=texts))
-    assert "encyclopedia" in await ExtractiveBuilder(corpus[:1]).write(solved(texts=(greeting + "No other step.",)))
+    others = [solved(f"Question {i}?", (f"{greeting}Subject{i} needs a rule{i} of its own.",)) for i in range(5)]
+    assert "encyclopedia" not in await ExtractiveBuilder([solved(texts=texts), *others]).write(solved(texts=texts))
+    assert "encyclopedia" in await ExtractiveBuilder(others[:1]).write(solved(texts=(greeting + "No other step.",)))
 
 
 async def test_a_base_model_that_asks_itself_the_next_question_is_cut_off() -> None:

@@ -99,7 +99,7 @@ async def test_what_is_no_completion_is_a_failure(
     upstream: ScriptedUpstream, summarizer: Summarizer, body: bytes
 ) -> None:
     upstream.default = fixed(200, body)
-    with pytest.raises(BuilderFailed, match="not a chat completion|has no text"):
+    with pytest.raises(BuilderFailed, match=r"not a chat completion|has no text"):
         await summarizer.write(solved())
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,9 +111,8 @@ def test_what_is_exported_can_be_imported_elsewhere(tmp_path: Path) -> None:
 
 def test_a_build_from_a_file_makes_templates_and_can_be_run_again(tmp_path: Path) -> None:
     rows = [{**ROW, "model": f"m{i}", "response": text, "response_chars": None} for i, text in enumerate(ANSWERS)]
-    data = str(
-        write_rows(tmp_path / "rows.jsonl.gz", *rows, {**rows[0], "query": "Bad?", "query_id": "8", "score": 0.0})
-    )
+    wrong = {**rows[0], "query": "Bad?", "query_id": "8", "score": 0.0}
+    data = str(write_rows(tmp_path / "rows.jsonl.gz", *rows, wrong))
     assert run(tmp_path, "build", "--data", data).stdout == "1 built, 0 rejected, 0 failed, 0 done before\n"
     assert run(tmp_path, "build", "--data", data).stdout == "0 built, 0 rejected, 0 failed, 1 done before\n"
     with TemplateStore(tmp_path / STORE_FILE) as store:
@@ -138,8 +138,6 @@ async def _log_traffic(folder: Path) -> None:
 
 
 async def test_the_log_of_one_key_makes_templates_for_that_key_alone(tmp_path: Path) -> None:
-    import asyncio
-
     await _log_traffic(tmp_path)
     await asyncio.to_thread(run, tmp_path, "build")
     with TemplateStore(tmp_path / STORE_FILE) as store:
@@ -150,8 +148,6 @@ async def test_the_log_of_one_key_makes_templates_for_that_key_alone(tmp_path: P
 
 
 async def test_shared_makes_them_for_all(tmp_path: Path, upstream: ScriptedUpstream) -> None:
-    import asyncio
-
     await _log_traffic(tmp_path)
     llm = ("build", "--builder", "llm", "--model", "writer", "--base-url", upstream.url, "--shared", "--candidate")
     result = await asyncio.to_thread(run, tmp_path, *llm)
@@ -164,8 +160,6 @@ async def test_shared_makes_them_for_all(tmp_path: Path, upstream: ScriptedUpstr
 async def test_a_model_that_fails_gives_exit_code_3_and_is_tried_again(
     tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:
-    import asyncio
-
     await _log_traffic(tmp_path)
     upstream.script(failing(401, "bad key"))
     llm = ("build", "--builder", "llm", "--model", "writer", "--base-url", upstream.url)
