@@ -17,7 +17,7 @@ import orjson
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from encoders.minilm import model_folder
+from encoders.minilm import model_folder, vocabulary
 from encoders.static import TABLE_FILE, TOKENS_FILE, WEIGHTS, digest_of
 
 DIM = 256
@@ -30,9 +30,9 @@ BATCH = 512
 Floats = NDArray[np.float32]
 
 
-def kept_tokens(vocabulary: list[str]) -> list[int]:
+def kept_tokens(tokens: list[str]) -> list[int]:
     """Ids of the tokens that text can hold: neither special (`[CLS]`) nor reserved (`[unused7]`)."""
-    return [i for i, token in enumerate(vocabulary) if not (len(token) > 1 and token[0] == "[" and token[-1] == "]")]
+    return [i for i, token in enumerate(tokens) if not (len(token) > 1 and token[0] == "[" and token[-1] == "]")]
 
 
 def token_outputs(folder: Path, ids: list[int]) -> Floats:
@@ -77,11 +77,11 @@ def quantise(rows: Floats) -> NDArray[np.int8]:
 def build(out: Path) -> str:
     """Write the table and its tokens into `out`; the encoder's hash."""
     folder = model_folder()
-    vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
-    ids = kept_tokens(vocabulary)
+    tokens = vocabulary(folder)
+    ids = kept_tokens(tokens)
     table = quantise(principal(token_outputs(folder, ids), DIM) * rarity(len(ids)))
     weights = save({"table": table})
-    spelling = orjson.dumps({"tokens": [vocabulary[i] for i in ids]})
+    spelling = orjson.dumps({"tokens": [tokens[i] for i in ids]})
     out.mkdir(parents=True, exist_ok=True)
     (out / TABLE_FILE).write_bytes(weights)
     (out / TOKENS_FILE).write_bytes(spelling)

@@ -43,3 +43,8 @@ def model_folder() -> Path:
         if found != expected:
             raise EncoderUnavailable(f"{folder / name} has sha256 {found}, expected {expected}; run `{INSTALL}` anew")
     return folder
+
+
+def vocabulary(folder: Path) -> list[str]:
+    """The spelling of each token id."""
+    return (folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from encoders.protocol import EncoderUnavailable, Vectors
-from encoders.wordpiece import PREPROCESSING, WordPiece
+from encoders.wordpiece import PREPROCESSING, WordPiece, parts
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 TABLE_FILE = "static.safetensors"
@@ -32,7 +32,7 @@ MAX_CHARS = 16_000
 REMEMBERED_CHUNKS = 32_768
 """Chunks of text whose tokens are kept; about 6 MB when full."""
 REMEMBERED_CHARS = 40
-"""Longer chunks are blobs or unspaced scripts: segmented each time, never kept."""
+"""Longer chunks are code, blobs or unspaced scripts: cut into their parts, and never kept whole."""
 INT16_ROWS = 258
 """So many int8 rows sum without overflow in int16: 258 * 127 <= 32767."""
 
@@ -106,12 +106,18 @@ class _RowBytes(dict[str, bytes]):
         self._rows = segmenter.rows
 
     def __missing__(self, chunk: str) -> bytes:
-        found = np.array(self._rows(chunk), np.intp).tobytes()
-        if len(chunk) <= REMEMBERED_CHARS:
-            if len(self) >= REMEMBERED_CHUNKS:
-                self.clear()
-            self[chunk] = found
+        if len(chunk) > REMEMBERED_CHARS:
+            cut = parts(chunk)
+            if len(cut) > 1:
+                return b"".join(map(self.__getitem__, cut))
+            return self._bytes(chunk)
+        if len(self) >= REMEMBERED_CHUNKS:
+            self.clear()
+        self[chunk] = found = self._bytes(chunk)
         return found
+
+    def _bytes(self, chunk: str) -> bytes:
+        return np.array(self._rows(chunk), np.intp).tobytes()
 
 
 def digest_of(weights: bytes, spelling: bytes, dim: int) -> str:

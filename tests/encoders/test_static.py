@@ -20,7 +20,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from encoders import static as static_module
 from encoders.protocol import Encoder, EncoderUnavailable, load_encoder
 from encoders.static import REMEMBERED_CHUNKS, TABLE_FILE, TOKENS_FILE, WEIGHTS, StaticEncoder
-from encoders.wordpiece import WordPiece
+from encoders.wordpiece import WordPiece, parts
 
 PROMPT = (
     "Which of the following statements about the electron configuration of copper (Cu, Z = 29) is correct? "
@@ -201,3 +201,15 @@ def test_it_loads_without_any_learning_library() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", probe], check=True, cwd=WEIGHTS.parent.parent)
+
+
+@given(chunk=st.text(min_size=1, max_size=80))
+def test_the_parts_of_a_chunk_have_its_rows(segmenter: WordPiece, chunk: str) -> None:
+    assert "".join(parts(chunk)) == chunk
+    assert [row for part in parts(chunk) for row in segmenter.rows(part)] == segmenter.rows(chunk)
+
+
+def test_unspaced_text_is_remembered_by_its_parts(encoder: StaticEncoder) -> None:
+    unspaced = "totals=sum(values)/len(values)" * 50
+    assert np.array_equal(encoder.encode_one(unspaced), encoder.encode_one(" ".join(parts(unspaced))))
+    assert {"totals", "=", "values"} <= set(_memory(encoder))
