@@ -1,0 +1,36 @@
+"""`tokamak demo` on the command line."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from demo.run import DEFAULT_FOLDER, DEFAULT_POOL, run
+
+
+class FleetName(StrEnum):
+    """Which fleet answers."""
+
+    REPLAY = "replay"
+    MODELS = "models"
+    ALL = "all"
+
+
+def demo_command(
+    fleet: Annotated[
+        FleetName, typer.Argument(help="replay: logged answers of real LLMs; models: small models run here; all: both.")
+    ] = FleetName.ALL,
+    pool: Annotated[str, typer.Option(help="Replay sample: llmrouter14, mmlu_pro, or a log file.")] = DEFAULT_POOL,
+    queries: Annotated[int | None, typer.Option(min=100, help="Use only this many of the replayed queries.")] = None,
+    asks: Annotated[int | None, typer.Option(min=1, help="Of how many arms each training query is asked.")] = None,
+    router: Annotated[str, typer.Option(help="The router to train.")] = "cluster",
+    out: Annotated[Path, typer.Option(help="Folder for the tables, plots, logs and data.")] = DEFAULT_FOLDER,
+) -> None:
+    """Send traffic through the gateway, let it learn, and show accuracy and cost before and after.
+
+    Exit code 0: learning helped; 1: it did not; 2: the demo could not be completed.
+    """
+    raise typer.Exit(run(fleet=fleet.value, pool=pool, queries=queries, asks=asks, router=router, out_dir=out))
