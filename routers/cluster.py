@@ -6,12 +6,12 @@ Queries are clustered by spherical k-means; a query reads the means of the few c
 
 which at the sharpness used leaves next to nothing to the others. Number of clusters and sharpness are chosen by
 cross-validation inside the training data; one single cluster (which is the best single arm) is among the candidates,
-and any other must not choose worse than it. After Avengers (related.md 7), with shrunk means in place of ranks.
+and any other must not choose worse than it. After Avengers (Zhang et al., 2025), with shrunk means in place of ranks.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,14 @@ from routers.cost_scale import CostScale
 from routers.kmeans import centroids
 from routers.protocol import F32, Outcomes, Prediction, TrainingError
 from routers.rows import folds, prepared, subset, weights
-from routers.shrinkage import group_sums, quality_means, ratio_means
+from routers.shrinkage import group_sums, quality_means, ratio_means, refined_means
 
-COUNTS = (8, 16, 32, 64, 128)
+COUNTS = (8, 16, 32, 64, 128, 256)
 """Numbers of clusters that are tried beside one."""
-SHARPNESS = (20.0, 40.0)
-"""Candidates; at most 40, so that neither exp(sharpness) nor its inverse leaves float32."""
+SHARPNESS = (20.0, 40.0, 60.0)
+"""Candidates; at most 60, so that neither exp(sharpness) times a size nor its inverse leaves float32."""
+COARSE, COARSE_SHARPNESS = 16, 20.0
+"""From four times as many clusters on, means are drawn toward those of so many coarse ones, not the arm's mean."""
 FOLDS = 3
 MIN_ROWS_PER_CLUSTER = 10
 JUST_BELOW_ONE = 1.0 - 1e-6
@@ -65,7 +67,7 @@ class ClusterRouter:
     def fit(cls, outcomes: Outcomes, *, seed: int = 0, **settings: Any) -> Self:
         """See `routers.protocol.Router.fit`.
 
-        Settings `clusters` (int) and `sharpness` (in (0, 40]) fix what is otherwise chosen by cross-validation.
+        Settings `clusters` (int) and `sharpness` (in (0, 60]) fix what is otherwise chosen by cross-validation.
         """
         unknown = set(settings) - {"clusters", "sharpness"}
         if unknown:
@@ -77,9 +79,9 @@ class ClusterRouter:
             chosen = _chosen(outcomes, counts, SHARPNESS if sharpness is None else (float(sharpness),), seed)
             clusters, sharpness = chosen
         if clusters < 1 or not 0 < sharpness <= max(SHARPNESS):
-            raise TrainingError(f"clusters must be at least 1 and sharpness in (0, 40], got {clusters}, {sharpness}")
+            raise TrainingError(f"clusters must be at least 1 and sharpness in (0, 60], got {clusters}, {sharpness}")
         centers, groups = _grouped(outcomes.vectors, int(clusters), seed)
-        cells, _ = _cells(outcomes, groups, len(centers))
+        cells, _ = _cells(outcomes, centers, groups, _coarse(outcomes, int(clusters), seed))
         sizes = np.bincount(groups, minlength=len(centers)).astype(np.float32)
         # A centroid that is nobody's nearest has no rows; half a query keeps its means in play next to it.
         scale = CostScale.learned(outcomes.cost_usd)
@@ -136,10 +138,32 @@ def _grouped(vectors: F32, count: int, seed: int) -> tuple[F32, NDArray[np.intp]
     return centers, np.argmax(vectors @ centers.T, axis=1)
 
 
-def _cells(outcomes: Outcomes, groups: NDArray[np.intp], count: int) -> tuple[Prediction, NDArray[np.float64]]:
+class Coarse(NamedTuple):
+    """A coarse grouping: its centres [C, d] and shrunk mean qualities [C, M]."""
+
+    centers: F32
+    quality: NDArray[np.float64]
+
+
+def _coarse(outcomes: Outcomes, count: int, seed: int) -> Coarse | None:
+    """The grouping that so many clusters lean on; None if they are too few to need one."""
+    if count < 4 * COARSE:
+        return None
+    centers, groups = _grouped(outcomes.vectors, COARSE, seed)
+    return Coarse(centers, quality_means(group_sums(outcomes.quality, weights(outcomes), groups, len(centers))).cells)
+
+
+def _cells(
+    outcomes: Outcomes, centers: F32, groups: NDArray[np.intp], coarse: Coarse | None
+) -> tuple[Prediction, NDArray[np.float64]]:
     """Shrunk means per group and arm, and the arms' overall mean quality."""
-    cell_weights = weights(outcomes)
-    means = quality_means(group_sums(outcomes.quality, cell_weights, groups, count))
+    count, cell_weights = len(centers), weights(outcomes)
+    sums = group_sums(outcomes.quality, cell_weights, groups, count)
+    if coarse is None:
+        means = quality_means(sums)
+    else:
+        nearness = np.exp(COARSE_SHARPNESS * (centers @ coarse.centers.T))
+        means = refined_means(sums, (nearness / nearness.sum(axis=1, keepdims=True)) @ coarse.quality)
     # Cost and latency say nothing about who was asked: every observed answer counts once.
     once = np.ones_like(cell_weights)
     cost = ratio_means(group_sums(outcomes.cost_usd, once, groups, count))
@@ -181,7 +205,7 @@ def _predictions(
         if count not in made:
             centers, groups = _grouped(train.vectors, count, seed)
             sizes = np.maximum(np.bincount(groups, minlength=len(centers)), 0.5).astype(np.float32)
-            made[count] = (centers, sizes, *_cells(train, groups, len(centers)))
+            made[count] = (centers, sizes, *_cells(train, centers, groups, _coarse(train, count, seed)))
         centers, sizes, cells, overall = made[count]
         router = ClusterRouter(train.arms, train.encoder, CostScale(), centers, sizes, cells, sharpness)
         found.append((router.predict_batch(vectors).quality, overall))
@@ -197,7 +221,7 @@ def _squared_error(predicted: F32, test: Outcomes) -> float:
 def _value(predicted: F32, baseline: NDArray[np.float64], test: Outcomes) -> float:
     """Doubly robust value of choosing the best predicted arm: the arm's overall mean, corrected where it was observed.
 
-    With every arm observed this is the plain mean of the chosen arms' scores (related.md 10).
+    With every arm observed this is the plain mean of the chosen arms' scores.
     """
     rows, choice = np.arange(len(predicted)), np.argmax(predicted, axis=1)
     weight, observed = weights(test)[rows, choice], test.quality[rows, choice]

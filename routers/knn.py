@@ -2,10 +2,10 @@
 mean.
 
     quality(q, m) = (sum_i w_i y_im + n0 mu_m) / (sum_i w_i + n0)       over neighbours i in which m was observed
-                                                                        (fusionfactory.md 2.3 b)
+                                                                        (FusionFactory)
 
-with w_i = effective propensity weight times the positive part of the cosine similarity, squared. The search is exact up
-to `FLAT_ROWS` queries and an HNSW graph above. It keeps every training vector: 1 KB per query at 256 dimensions.
+with w_i = propensity weight times exp(10 (cosine_i - cosine of the nearest)). The search is exact up to `FLAT_ROWS`
+queries and an HNSW graph above. It keeps every training vector: 1 KB per query at 256 dimensions.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from routers.cost_scale import CostScale
 from routers.protocol import F32, Outcomes, Prediction, TrainingError
 from routers.rows import prepared, weights
-from routers.shrinkage import GROUP_STRENGTH, group_sums, quality_means, ratio_means
+from routers.shrinkage import group_sums, quality_means, ratio_means
 
 NEIGHBOURS = 100
+SHARPNESS = 10.0
+STRENGTH = 10.0
+"""Observations that an arm's overall mean counts for (n0)."""
 FLAT_ROWS = 20_000
 HNSW_LINKS, HNSW_BUILD, HNSW_SEARCH = 16, 100, 128
 BATCH = 256
@@ -40,8 +43,7 @@ class KnnRouter:
         self.neighbours = int(meta["neighbours"])
         self.dim = int(meta["dim"])
         self._arrays = arrays
-        self._quality, self._weight = arrays["quality"], arrays["weight"]
-        self._cost, self._latency = arrays["cost_usd"], arrays["latency_s"]
+        self._table = _table(arrays)
         self._overall, self._noise = arrays["overall"], arrays["noise"]
         self._overall_cost, self._overall_latency = arrays["overall_cost"], arrays["overall_latency"]
         self._index = _opened(arrays, self.dim)
@@ -102,17 +104,19 @@ class KnnRouter:
 
     def _predicted(self, vectors: F32) -> Prediction:
         similarity, found = self._index.search(np.ascontiguousarray(vectors), self.neighbours)
-        # A graph that finds fewer than k marks the rest -1; their similarity is then made to weigh nothing.
-        kernel = np.where(found >= 0, np.maximum(similarity, 0.0) ** 2, 0.0)
-        weight = kernel[:, :, None] * self._weight[found]
-        total = weight.sum(axis=1)
-        strength = GROUP_STRENGTH
-        quality = (np.sum(weight * self._quality[found], axis=1) + strength * self._overall) / (total + strength)
+        # A graph that finds fewer than k marks the rest -1. Nothing is similar to the empty query: no neighbours.
+        kernel = np.exp(SHARPNESS * (similarity - similarity[:, :1]))
+        kernel = np.where((found >= 0) & (similarity[:, :1] > 0), kernel, 0.0).astype(np.float32)
+        # One gather and one product give the kernel sums of all six matrices.
+        sums = np.matmul(kernel[:, None, :], self._table[found])[:, 0]
+        total, quality, *timed = np.split(sums, 6, axis=1)
+        mean_quality = (quality + STRENGTH * self._overall) / (total + STRENGTH)
         # n0 stands for the arm's mean of all its rows, whose own error is small beside the neighbours'.
-        std = np.sqrt(self._noise / (total + strength))
-        cost = _shrunk(self._cost[found], kernel, self._overall_cost)
-        latency = _shrunk(self._latency[found], kernel, self._overall_latency)
-        return Prediction(*(np.asarray(column, dtype=np.float32) for column in (quality, std, cost, latency)))
+        std = np.sqrt(self._noise / (total + STRENGTH))
+        cost = (timed[1] + STRENGTH * self._overall_cost) / (timed[0] + STRENGTH)
+        latency = (timed[3] + STRENGTH * self._overall_latency) / (timed[2] + STRENGTH)
+        columns = (mean_quality, std, cost, latency)
+        return Prediction(*(np.asarray(column, dtype=np.float32) for column in columns))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See `routers.protocol.Router.arrays`."""
@@ -135,12 +139,13 @@ class KnnRouter:
         return cls(arrays, meta)
 
 
-def _shrunk(values: F32, kernel: F32, overall: F32) -> F32:
-    """Kernel mean over the neighbours in which a cell is known, drawn toward the arm's mean (NaN if none)."""
-    known = ~np.isnan(values)
-    total = np.einsum("nk,nkm->nm", kernel, known)
-    mean = np.einsum("nk,nkm->nm", kernel, np.where(known, values, 0.0))
-    return np.asarray((mean + GROUP_STRENGTH * overall) / (total + GROUP_STRENGTH))
+def _table(arrays: dict[str, NDArray[Any]]) -> F32:
+    """Weight, weighted quality, and for cost and latency whether known and value, per training query: [N, 6 M]."""
+    weight, cost, latency = arrays["weight"], arrays["cost_usd"], arrays["latency_s"]
+    columns = [weight, weight * arrays["quality"]]
+    for matrix in (cost, latency):
+        columns += [~np.isnan(matrix), np.nan_to_num(matrix)]
+    return np.hstack(columns, dtype=np.float32, casting="unsafe")
 
 
 def _graph(vectors: F32) -> NDArray[np.uint8]:

@@ -28,7 +28,7 @@ from routers.protocol import Prediction
 from traffic.records import Candidate
 
 PRESETS: Mapping[str, float] = {"performance": 1.0, "balanced": 0.5, "cost": 0.2}
-"""Weight of quality of each named preference (fusionfactory.md 1.3)."""
+"""Weight of quality of each named preference (FusionFactory)."""
 
 OVER_BUDGET = "expected cost over max_cost_usd"
 COST_UNKNOWN = "cost unknown, so max_cost_usd cannot be kept"

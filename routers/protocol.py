@@ -2,8 +2,8 @@
 
 A router is one file in `routers/` that registers itself in `routers.catalogue.ROUTERS` under its name. It learns from a
 *masked* outcome matrix: most cells are missing, because a served request has one answer. Nothing is ever argmax-ed into
-a label (fusionfactory.md 2.3, 6.2). It compiles to arrays (`arrays`, `meta`), predicts with NumPy or FAISS alone, and
-is bound to the hash of the encoder whose vectors it learned from.
+a label. It compiles to arrays (`arrays`, `meta`), predicts with NumPy or FAISS alone, and is bound to the hash of the
+encoder whose vectors it learned from.
 """
 
 from __future__ import annotations

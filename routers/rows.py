@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from routers.protocol import F32, Outcomes, TrainingError
 
 MIN_PROPENSITY = 0.02
-"""Cells weigh 1 / max(propensity, this), which bounds the variance that one rare cell can bring (fusionfactory.md
-2.3)."""
+"""Cells weigh 1 / max(propensity, this), which bounds the variance that one rare cell can bring."""
 
 
 def prepared(outcomes: Outcomes) -> Outcomes:

@@ -1,6 +1,6 @@
 """Means of masked, weighted outcomes per group of queries and arm, shrunk along a hierarchy.
 
-    quality:  cell -> arm's overall mean + how hard the group is   -> mean of the pool
+    quality:  cell -> (what a coarser grouping expects, or) arm's overall mean + how hard the group is -> pool's mean
     cost, latency:  cell -> arm's overall mean * how long the group's answers are
 
 An arm is rarely asked about every group, so its plain mean mixes what it can do with what it was asked. Effects of
@@ -20,7 +20,7 @@ from routers.protocol import F32
 ARM_STRENGTH = 10.0
 """Observations that the pool's mean counts for in an arm's mean."""
 GROUP_STRENGTH = 20.0
-"""Observations that the arm's mean counts for in a group's mean (n0 of fusionfactory.md 2.3)."""
+"""Observations that the arm's mean counts for in a group's mean (n0 of FusionFactory)."""
 TURNS = 5
 
 F64 = NDArray[np.float64]
@@ -69,19 +69,39 @@ def quality_means(sums: Sums) -> Means:
     """Shrunk means of scores in [0, 1]."""
     pool = sums.value.sum() / sums.weight.sum()
     arm_count = _effective_total(sums)
+    cell_mean = _cell_means(sums)
     seen = sums.weight > 0
-    cell_mean = np.where(seen, sums.value / np.where(seen, sums.weight, 1.0), 0.0)
     group_effect = np.zeros((len(sums.weight), 1))
     arms = np.full(sums.weight.shape[1], pool)
     for _ in range(TURNS):
         residual = np.where(seen, cell_mean - group_effect, 0.0)
         arms = shrunk(_mean(residual, sums.weight, axis=0), arm_count, pool, ARM_STRENGTH)
-        residual = np.where(seen, cell_mean - arms, 0.0)
-        effect = _mean(residual, sums.weight, axis=1)
-        group_effect = shrunk(effect, sums.observations.sum(axis=1), 0.0, GROUP_STRENGTH)[:, None]
-    expected = np.clip(arms + group_effect, 0.0, 1.0)
-    cells = np.clip(shrunk(cell_mean, sums.observations, expected, GROUP_STRENGTH), 0.0, 1.0)
+        group_effect = _group_effect(sums, cell_mean - arms)
+    cells = _toward(sums, cell_mean, arms + group_effect)
     return Means(cells, _variance(sums, cell_mean, arm_count), arms)
+
+
+def refined_means(sums: Sums, coarse: F64) -> Means:
+    """Shrunk means of scores, where `coarse` [G, M] is what a coarser grouping expects of each cell."""
+    cell_mean = _cell_means(sums)
+    cells = _toward(sums, cell_mean, coarse + _group_effect(sums, cell_mean - coarse))
+    return Means(cells, _variance(sums, cell_mean, _effective_total(sums)), _mean(cells, sums.weight, axis=0))
+
+
+def _cell_means(sums: Sums) -> F64:
+    seen = sums.weight > 0
+    return np.where(seen, sums.value / np.where(seen, sums.weight, 1.0), 0.0)
+
+
+def _group_effect(sums: Sums, residual: F64) -> F64:
+    """How much easier a group is than expected, for all arms alike, [G, 1]."""
+    effect = _mean(residual, sums.weight, axis=1)
+    return shrunk(effect, sums.observations.sum(axis=1), 0.0, GROUP_STRENGTH)[:, None]
+
+
+def _toward(sums: Sums, cell_mean: F64, expected: F64) -> F64:
+    expected = np.clip(expected, 0.0, 1.0)
+    return np.clip(shrunk(cell_mean, sums.observations, expected, GROUP_STRENGTH), 0.0, 1.0)
 
 
 def _variance(sums: Sums, cell_mean: F64, arm_count: F64) -> F64:
