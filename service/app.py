@@ -59,7 +59,7 @@ class Application:
     async def _answer(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await endpoint(self.gateway, scope, receive, send)
-        except Exception:  # noqa: BLE001  A task root: a defect must not show the client anything but a proper error.
+        except Exception:  # A task root: a defect must not show the client anything but a proper error.
             logger.exception("a request to %s met a defect", scope["path"])
             # Once an answer has begun the server refuses a second start and closes the connection, which is right.
             with contextlib.suppress(RuntimeError):

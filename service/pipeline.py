@@ -28,6 +28,7 @@ from service.limits import Key
 from service.openai_api.requests import ChatRequest, ModelRequest
 from service.routing_options import RoutingOptions, routing_options
 from service.serving import Serving, Target
+from service.wire import read_error
 from templates_store.template import Hit
 from templates_store.ways import ask, format_bound
 
@@ -220,7 +221,7 @@ async def relay_stream(
             out = tap.feed(data)
             if out:
                 await send({"type": "http.response.body", "body": out, "more_body": True})
-            data = await reply.read()
+            data = await reply.read() if tap.error is None else None
     except CallFailed as failed:
         broken = str(failed)
     finally:
@@ -228,14 +229,14 @@ async def relay_stream(
         end = StreamEnd(tap)
         exchange.reports(end.usage)
         exchange.response = tap.raw()
-    if broken is None and not end.finished:
-        broken = end.error or "the stream ended before it was finished"
-    close_attempt(exchange, opened, broken or end.error)
     rest = tap.finish()
-    if broken is not None or end.error is not None:
-        exchange.error = ApiError(502, "api_error", "stream_broken", f"The answer broke off: {broken or end.error}")
-        if end.error is None:
-            rest += b"data: " + exchange.error.body() + b"\n\n"
+    if broken is None and (tap.error is not None or not end.finished):
+        broken = end.error or "the stream ended before it was finished"
+    close_attempt(exchange, opened, broken)
+    if broken is not None:
+        exchange.error = ApiError(502, "api_error", "stream_broken", f"The answer broke off: {broken}")
+        shaped = tap.error is not None and read_error(tap.error).shaped
+        rest = b"data: " + ((tap.error if shaped else None) or exchange.error.body()) + b"\n\n"
     else:
         exchange.outcome = "ok"
         if explain and decided is not None:

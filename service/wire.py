@@ -159,6 +159,10 @@ class _WithoutUsage(msgspec.Struct):
     error: Any = None
 
 
+FOUR_FIELDS = frozenset({"message", "type", "param", "code"})
+"""What clients expect of an error object."""
+
+
 class ErrorFields(msgspec.Struct):
     """An upstream's error in any of the usual shapes. `shaped`: it came as an OpenAI error object."""
 
@@ -195,7 +199,9 @@ def read_error(data: bytes) -> ErrorFields:
     inner = value.get("error", value) if isinstance(value, dict) else value
     if isinstance(inner, dict):
         message, code = inner.get("message", inner.get("detail")), inner.get("code")
-        shaped = isinstance(value, dict) and "error" in value and isinstance(message, str)
+        shaped = (
+            isinstance(value, dict) and "error" in value and isinstance(message, str) and inner.keys() >= FOUR_FIELDS
+        )
         return ErrorFields(
             message=message if isinstance(message, str) else None,
             code=code if isinstance(code, str | int) and not isinstance(code, bool) else None,

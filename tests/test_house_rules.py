@@ -62,9 +62,12 @@ def function_faults(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[st
 
 
 def broad(node: ast.ExceptHandler) -> bool:
-    """Whether it catches everything and keeps it; to clean up and raise again is no fault."""
+    """Whether it catches everything and hides it: not if it raises again or logs the exception with its trace."""
     last = node.body[-1]
     if isinstance(last, ast.Raise) and last.exc is None:
+        return False
+    calls = (c for statement in node.body for c in ast.walk(statement) if isinstance(c, ast.Call))
+    if any(isinstance(call.func, ast.Attribute) and call.func.attr == "exception" for call in calls):
         return False
     caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
     return any(c is None or (isinstance(c, ast.Name) and c.id in ("Exception", "BaseException")) for c in caught)
@@ -125,5 +128,6 @@ def test_each_forbidden_construct_is_found(source: str) -> None:
 def test_what_is_allowed_is_not_found() -> None:
     source = "try:\n    f()\nexcept Exception:  # noqa: BLE001\n    pass\nre.compile('x')\nmodel.eval()\n"
     source += "try:\n    f()\nexcept BaseException:\n    undo()\n    raise\n"
+    source += "try:\n    f()\nexcept Exception:\n    logger.exception('x')\n"
     assert list(faults(source, may_print=False)) == []
     assert list(faults("print('x')", may_print=True)) == []

@@ -135,12 +135,14 @@ class Connection(asyncio.Protocol):
     """One keep-alive connection; carries one call at a time."""
 
     __slots__ = (
+        "_body_begun",
         "_close_after",
         "_header_bytes",
         "_parser",
         "_pool",
         "_reply",
         "_timer",
+        "_total_at",
         "_transport",
         "fresh",
         "started",
@@ -156,6 +158,8 @@ class Connection(asyncio.Protocol):
         self._header_bytes = 0
         self.fresh = True
         self.started = False
+        self._body_begun = False
+        self._total_at: float | None = None
 
     # Calls -----------------------------------------------------------------------------------------------------------
 
@@ -164,14 +168,13 @@ class Connection(asyncio.Protocol):
         loop = self._pool.loop
         self._reply = reply = Reply(self, loop.create_future())
         self._parser = httptools.HttpResponseParser(self)
-        self.started = self._close_after = False
+        self.started = self._close_after = self._body_begun = False
+        self._total_at = None
         self._header_bytes = 0
         assert self._transport is not None
         self._transport.write(message)
-        upstream = self._pool.upstream
-        self._timer = loop.call_later(
-            upstream.first_byte_timeout_s, self._time_out, f"no byte within {upstream.first_byte_timeout_s:g} s"
-        )
+        seconds = min(self._pool.upstream.first_byte_timeout_s, self._pool.upstream.total_timeout_s)
+        self._timer = loop.call_later(seconds, self._time_out, f"no byte of an answer within {seconds:g} s")
         return reply
 
     def carries(self, reply: Reply) -> bool:
@@ -251,12 +254,16 @@ class Connection(asyncio.Protocol):
             reply.headers.clear()
             return
         self._close_after = not parser.should_keep_alive()
-        self._stop_timer()
         if not reply.head.done():
             reply.head.set_result(None)
 
     def on_body(self, body: bytes) -> None:
         if self._reply is not None:
+            if not self._body_begun:
+                self._body_begun = True
+                self._stop_timer()
+                if self._total_at is not None:
+                    self._bound_total(self._total_at)
             self._reply.feed(body)
 
     def on_message_complete(self) -> None:
@@ -278,11 +285,19 @@ class Connection(asyncio.Protocol):
     # Deadlines -------------------------------------------------------------------------------------------------------
 
     def arm_total(self, reply: Reply, seconds: float) -> None:
-        """Bound the rest of `reply`; does nothing if it is complete and the connection may serve another call."""
+        """Bound the rest of `reply`; does nothing if it is complete and the connection may serve another call.
+
+        The wait for the first byte is one for the body: some servers send the headers before they begin to work.
+        """
         if self._reply is reply:
-            self._timer = self._pool.loop.call_later(
-                max(seconds, 0.0), self._time_out, f"not complete within {self._pool.upstream.total_timeout_s:g} s"
-            )
+            self._total_at = self._pool.loop.time() + max(seconds, 0.0)
+            if self._body_begun:
+                self._bound_total(self._total_at)
+
+    def _bound_total(self, at: float) -> None:
+        self._timer = self._pool.loop.call_at(
+            at, self._time_out, f"not complete within {self._pool.upstream.total_timeout_s:g} s"
+        )
 
     def _time_out(self, what: str) -> None:
         self._break(CallFailed("timeout", what, started=self.started))

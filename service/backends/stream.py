@@ -1,7 +1,7 @@
 """The relay of a streamed answer: bytes pass as they came; what must be known of them is read at the end.
 
-Per chunk this costs a few comparisons. Only when an event has to be held back (a usage event that the client did not
-ask for, or the end of the stream when the decision is to be explained) are events looked at one by one.
+Per chunk this costs a few comparisons. Only when an event has to be held back (an error, a usage event that the client
+did not ask for, or the end of the stream when the decision is to be explained) are events looked at one by one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from service.wire import AnswerFields, UsageFields, read_answer
 
 TAIL_BYTES = 65_536
 """How much of the end of a stream is kept when it is too long to be logged."""
+
+MAX_HELD_BYTES = 1_000_000
+"""A longer event passes in parts, unlooked at."""
 
 
 class _UsageEvent(msgspec.Struct):
@@ -39,8 +42,8 @@ class StreamTap:
         "_hold_done",
         "_kept",
         "_kept_bytes",
-        "_looking",
         "_tail",
+        "error",
         "hide_usage",
         "keep_bytes",
         "too_long",
@@ -50,29 +53,28 @@ class StreamTap:
         self.hide_usage = hide_usage
         self.keep_bytes = keep_bytes
         self.too_long = False
+        self.error: bytes | None = None
+        """The payload of an error event of the upstream. It is held back, and nothing after it passes."""
         self._hold_done = hold_done
-        self._looking = hide_usage or hold_done
         self._carry = b""
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self._tail = b""
 
     def feed(self, data: bytes) -> bytes:
-        """The bytes to send on now; may be empty."""
+        """The bytes to send on now; may be empty. Half an event waits for the rest, which a break may never bring."""
         self._keep(data)
-        if not self._looking:
-            return data
         if not self._carry and data.endswith(b"\n\n") and not self._of_interest(data):
             return data
         return self._by_event(data)
 
     def finish(self) -> bytes:
-        """What is still held back at the end of the upstream's stream, less what is to be hidden."""
+        """What is still held back at the end of a stream, less what is to be hidden."""
         rest, self._carry = self._carry, b""
-        return b"" if self._is_hidden(rest) else rest
+        return b"" if self._is_hidden(rest) or self._is_error(rest) else rest
 
     def _of_interest(self, data: bytes) -> bool:
-        if self._hold_done and b"[DONE]" in data:
+        if b'"error"' in data or (self._hold_done and b"[DONE]" in data):
             return True
         return self.hide_usage and data.count(b'"usage"') > data.count(b'"usage":null') + data.count(b'"usage": null')
 
@@ -82,10 +84,16 @@ class StreamTap:
         start = 0
         while (end := _event_end(buffer, start)) >= 0:
             event = buffer[start:end]
+            if self._is_error(event):
+                self._carry = b""
+                return b"".join(out)
             if not self._is_hidden(event):
                 out.append(event)
             start = end
         self._carry = buffer[start:]
+        if len(self._carry) > MAX_HELD_BYTES:
+            out.append(self._carry)
+            self._carry = b""
         return b"".join(out)
 
     def _is_hidden(self, event: bytes) -> bool:
@@ -98,6 +106,16 @@ class StreamTap:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return False
         return fields.choices == [] and bytes(fields.usage) not in (b"", b"null")
+
+    def _is_error(self, event: bytes) -> bool:
+        if b'"error"' not in event:
+            return False
+        payload = first_payload(event + b"\n\n") or b""
+        answer = read_answer(payload)
+        if answer is None or answer.error is None:
+            return False
+        self.error = payload
+        return True
 
     def _keep(self, data: bytes) -> None:
         if not self.too_long:
@@ -123,7 +141,7 @@ class StreamEnd:
     def __init__(self, tap: StreamTap) -> None:
         raw = tap.raw()
         text = tap._tail if raw is None else raw
-        self.done = b"[DONE]" in text[-200:]
+        self.done = text[-200:].rstrip().rpartition(b"\n")[2] in (b"data: [DONE]", b"data:[DONE]")
         last = text[-4096:]
         self.finished = self.done or b'"finish_reason":"' in last or b'"finish_reason": "' in last
         self.usage = _last_usage(text)

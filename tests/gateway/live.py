@@ -50,7 +50,7 @@ def until(what: Callable[[], T | None], why: str) -> T:
 class Gateway:
     """The service in a thread of its own, on real sockets, as `tokamak serve` runs it."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, environ: Mapping[str, str] | None = None) -> None:
         self.config = config
         self.data_dir = Path(config.server.data_dir)
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -58,8 +58,8 @@ class Gateway:
         self.root = f"http://127.0.0.1:{self.port}"
         self.url = f"{self.root}/v1"
         settings = uvicorn.Config(
-            create_app(config), loop="uvloop", http="httptools", lifespan="on", log_level="warning", access_log=False,
-            timeout_graceful_shutdown=5,
+            create_app(config, environ), loop="uvloop", http="httptools", lifespan="on", log_level="warning",
+            access_log=False, timeout_graceful_shutdown=5,
         )  # fmt: skip
         self._server = uvicorn.Server(settings)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
@@ -77,6 +77,12 @@ class Gateway:
         self._thread.join(WAIT_S)
         if self._reader is not None:
             asyncio.run(self._reader.close())
+
+    def stop(self) -> None:
+        """Stop and wait until it has."""
+        self.stop_soon()
+        self._thread.join(WAIT_S)
+        assert not self.running, "the gateway did not stop"
 
     def stop_soon(self) -> None:
         """What SIGTERM does: take nothing new, finish what runs, stop."""
@@ -187,14 +193,19 @@ def configured(
 
 @contextmanager
 def fleet(
-    data_dir: Path, models: Mapping[str, Mapping[str, Any]] | None = None, *, key: str = "unused", **settings: Any
+    data_dir: Path,
+    models: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    key: str = "unused",
+    environ: Mapping[str, str] | None = None,
+    **settings: Any,
 ) -> Iterator[Fleet]:
     """Scripted upstreams for the models, a gateway in front of them, and clients that use `key`."""
     models = MODELS if models is None else models
     with ExitStack() as stack:
         upstreams = {name: stack.enter_context(ScriptedUpstream((name,))) for name in models}
         urls = {name: upstream.url for name, upstream in upstreams.items()}
-        gateway = stack.enter_context(Gateway(configured(data_dir, urls, models, **settings)))
+        gateway = stack.enter_context(Gateway(configured(data_dir, urls, models, **settings), environ))
         headers = {"authorization": f"Bearer {key}"}
         http = stack.enter_context(httpx.Client(base_url=gateway.root, timeout=WAIT_S, headers=headers))
         client = stack.enter_context(openai.OpenAI(base_url=gateway.url, api_key=key, max_retries=0, timeout=WAIT_S))

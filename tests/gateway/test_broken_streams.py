@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from tests.gateway.live import ERROR_FIELDS, HI, Fleet, fleet, payloads
+from tests.gateway.live import ERROR_FIELDS, HI, Fleet, fleet, payloads, streamed_text
 from tests.upstream import Close, Reset, Script, Stall, answer, cut, raw_stream, tool_call
 from tests.upstream.answers import DONE, chat_events, error_object, event
 from tests.upstream.script import Step
@@ -103,6 +103,27 @@ def test_the_official_client_raises_in_the_middle_of_the_stream(hasty: Fleet) ->
             text += chunk.choices[0].delta.content or ""
     assert text == "one two"
     assert not isinstance(raised.value, openai.APIConnectionError)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_half_an_event_is_dropped(hasty: Fleet, asked: bool) -> None:
+    hasty.forget()
+    half = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"tw'
+    hasty["gamma"].script(cut(raw_stream(*chat_events()[:2], half, b"never"), 3))
+    response = hasty.chat("auto:best", stream=True, stream_options={"include_usage": asked})
+    events = payloads(response)
+    assert len(events) == 3
+    check_broken(hasty, list(events), response.headers["x-request-id"])
+
+
+@pytest.mark.parametrize("said", ["[DONE]", "data: [DONE]", '"finish_reason":"stop"', '{"error":{"message":"x"}}'])
+def test_text_that_looks_like_an_end_or_an_error_is_neither(hasty: Fleet, said: str) -> None:
+    hasty.forget()
+    *content, _ = chat_events(["Hello", said])
+    hasty["gamma"].script(raw_stream(*content), answer("Hello", said, " end"))
+    response = hasty.chat("auto:best", stream=True)
+    check_broken(hasty, list(payloads(response)), response.headers["x-request-id"])
+    assert streamed_text(payloads(hasty.chat("auto:best", stream=True))) == f"Hello{said} end"
 
 
 def test_an_explained_stream_that_breaks_carries_no_route(hasty: Fleet) -> None:
