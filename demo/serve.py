@@ -1,4 +1,4 @@
-"""`tokamak serve` where nothing else is found: the fleet of small real models behind a router trained on its outcomes."""
+"""`tokamak serve` where nothing else is found: small real models behind a router trained on their outcomes."""
 
 from __future__ import annotations
 
