@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any
+
+from msgspec.structs import replace
 
 from registry.arms import Arm
 from service.backends.chain import Trail
@@ -13,9 +16,10 @@ from service.errors import ApiError
 from service.limits import Key
 from service.openai_api.requests import ModelRequest
 from service.wire import UsageFields
-from traffic.records import Decision, Interaction, Outcome, Usage
+from traffic.records import Attempt, Decision, Interaction, Outcome, Usage
 
 MAX_HEADER_ID = 128
+_STORE_FALSE = re.compile(rb'"store"\s*:\s*false')
 
 
 class Exchange:
@@ -83,10 +87,25 @@ class Exchange:
                 usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
             )
 
+    def _declines_storage(self) -> bool:
+        """Whether the caller said `store: false`, also in a body that could not be parsed."""
+        if self.request is not None:
+            return self.request.body.get("store") is False
+        return self.raw is not None and _STORE_FALSE.search(self.raw) is not None
+
+    def _attempts(self, stored: bool) -> tuple[Attempt, ...]:
+        """The attempts; without content their errors lose the upstream's own words, which may quote the prompt."""
+        if stored:
+            return tuple(self.trail.attempts)
+        return tuple(
+            attempt if attempt.error is None else replace(attempt, error=attempt.error.partition(":")[0])
+            for attempt in self.trail.attempts
+        )
+
     def record(self, *, keep_content: bool) -> Interaction:
         """The log record. With `store: false`, or content off by config, it holds no text and no vector."""
         request, arm, error = self.request, self.arm, self.error
-        stored = keep_content and not (request is not None and request.body.get("store") is False)
+        stored = keep_content and not self._declines_storage()
         metadata = _metadata(request)
         decision = self.decision() if callable(self.decision) else self.decision
         return Interaction(
@@ -100,7 +119,7 @@ class Exchange:
             arm=None if arm is None else arm.id, model=None if arm is None else arm.model.name,
             stream=request is not None and request.stream, stored=stored,
             error_code=None if error is None else error.code or error.type,
-            decision=decision, attempts=tuple(self.trail.attempts), usage=self.usage, cost_usd=self.cost_usd,
+            decision=decision, attempts=self._attempts(stored), usage=self.usage, cost_usd=self.cost_usd,
             overhead_s=self.overhead_s(), ttft_s=self.ttft_s, latency_s=time.perf_counter() - self.started,
             template_ids=self.template_ids, query_text=self.query_text if stored else None,
             encoder=self.encoder if stored else None, vector=self.vector if stored else None,

@@ -77,7 +77,7 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
         async with asyncio.timeout(None if options.deadline_ms is None else options.deadline_ms / 1e3):
             opened = await gateway.backends.open(ranking, path, body_for, exchange.trail, stream=request.stream)
             if not request.stream:
-                await finish_whole(exchange, opened, decided, options, send)
+                await finish_whole(gateway, exchange, opened, decided, options, send)
         if request.stream:
             await relay_stream(gateway, exchange, opened, decided, options, send)
     except ApiError as error:
@@ -182,12 +182,13 @@ def upstream_body(
 
 
 async def finish_whole(
-    exchange: Exchange, opened: Opened, decided: Decided | None, options: RoutingOptions, send: Send
+    gateway: Gateway, exchange: Exchange, opened: Opened, decided: Decided | None, options: RoutingOptions, send: Send
 ) -> None:
     """Send an answer that is complete."""
     close_attempt(exchange, opened, None)
     exchange.reports(opened.answer.usage)
-    exchange.response = body = opened.head
+    body = opened.head
+    exchange.response = body if len(body) <= gateway.max_response_bytes else None
     if options.explain and decided is not None:
         body = explained(body, exchange, decided)
     exchange.outcome, exchange.http_status = "ok", 200

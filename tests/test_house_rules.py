@@ -17,7 +17,7 @@ MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 
 INSIDE = tuple(FLOORS)
-CLIS = ("demo", "benchmarks")
+CLIS = ("demo",)
 
 
 def faults(source: str, *, may_print: bool) -> Iterator[str]:

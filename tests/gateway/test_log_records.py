@@ -137,6 +137,20 @@ def test_store_false_counts_for_requests_that_fail_too(abc: Fleet) -> None:
     check_no_canary(abc.gateway.data_dir)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"auto","store": false,"messages":["%b"]}',
+        b'{"model":"no-such-model","store":false,"messages":[{"role":"user","content":"%b"}]}',
+        b'{"model":"auto","messages":[{"role":"user","content":"%b"}],"store" : false',
+    ],
+)
+def test_store_false_counts_for_requests_that_are_refused(abc: Fleet, body: bytes) -> None:
+    record = abc.record_of(abc.post("/v1/chat/completions", body % CANARY.encode()))
+    assert (record.outcome, record.stored, record.request) == ("rejected", False, None)
+    check_no_canary(abc.gateway.data_dir)
+
+
 def test_feedback_on_an_answer_that_is_not_stored_keeps_its_number_only(abc: Fleet) -> None:
     request_id = abc.chat(messages=SECRET, store=False).headers["x-request-id"]
     said: dict[str, Any] = {"request_id": request_id, "metric": "helpful", "value": 0.5}
