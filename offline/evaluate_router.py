@@ -181,11 +181,11 @@ def rendered(evaluation: Evaluation) -> Table:
     """The evaluation as a table for a terminal."""
     title = (
         f"{evaluation.held_out} held-out of {evaluation.queries} queries, {evaluation.arms} arms, "
-        f"{evaluation.observed_share:.0%} of answers observed; best single arm: {evaluation.best_single_arm}"
+        f"{evaluation.observed_share:.0%} of answers observed\nbest single arm: {evaluation.best_single_arm}"
     )
-    table = Table(title=title)
-    for heading in ("router", "preference", "quality", "gain over best single", "USD / 1,000", "calibration error"):
-        table.add_column(heading, justify="left" if heading in ("router", "preference") else "right")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for heading in ("router", "preference", "quality", "gain [95 %]", "USD/1k", "calib. error"):
+        table.add_column(heading, justify="left" if heading in ("router", "preference") else "right", no_wrap=True)
     table.add_row("random", "", _number(evaluation.random), "", "", "")
     for result in evaluation.routers:
         for preset, scenario in result.scenarios.items():

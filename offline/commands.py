@@ -1,0 +1,170 @@
+"""`tokamak train`, `evaluate` and `deploy`: learn a router, see what it is worth, and say which one serves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, ParamSpec, TypeVar
+
+import msgspec
+import typer
+from rich.console import Console
+
+from encoders.protocol import EncoderUnavailable, load_encoder
+from offline.evaluate_router import Evaluation, evaluate, rendered
+from offline.outcome_file import outcomes_from_file, read_prices
+from offline.outcomes import LoggedOutcomes, outcomes_from_log
+from offline.train_router import train
+from registry.artifacts import ArtifactError, Artifacts
+from routers.catalogue import KIND
+from routers.protocol import Outcomes
+from traffic.log import LogError, open_log
+
+DATA_DIR = Path("tokamak-data")
+ARTIFACTS_FOLDER = "artifacts"
+LOG_FILE = "traffic.db"
+SQLITE = "sqlite:///"
+MISTAKE = 2
+"""Exit code after a mistake of the user, or data that nothing can be learned from."""
+
+Log = Annotated[str | None, typer.Option(help="Traffic log, a URL; the one in the data folder if left out.")]
+Data = Annotated[Path | None, typer.Option(help="File of scored answers (.parquet, .jsonl.gz) instead of a log.")]
+PricesFile = Annotated[Path | None, typer.Option(help="JSON of prices per million tokens, where the file has no cost.")]
+DataDir = Annotated[Path, typer.Option(envvar="TOKAMAK_DATA_DIR", help="Data folder of the service.")]
+EncoderName = Annotated[str, typer.Option(help="Encoder of the gateway (`routers.encoder`).")]
+Seed = Annotated[int, typer.Option(help="Seed of the split and of the learning.")]
+Since = Annotated[float, typer.Option(help="Only interactions from this Unix time on.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def explaining(command: Callable[P, R]) -> Callable[P, R]:
+    """The command with errors that a user can do something about told in one line on stderr, with exit code 2."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (ArtifactError, EncoderUnavailable, LogError, ValueError, OSError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(MISTAKE) from None
+
+    return run
+
+
+@explaining
+def train_command(
+    log: Log = None,
+    data: Data = None,
+    prices: PricesFile = None,
+    router: Annotated[str, typer.Option(help="cluster, knn, or prior (overall means only).")] = "cluster",
+    data_dir: DataDir = DATA_DIR,
+    encoder: EncoderName = "static",
+    seed: Seed = 0,
+    since: Since = 0.0,
+    deploy: Annotated[bool, typer.Option(help="Make it the router that serves; the gateway takes it in.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Learn a router from scored answers, and store it with the evidence of a held-out part of them.
+
+    Exit code 2 if nothing can be learned from the data.
+    """
+    found = _outcomes(log, data, prices, data_dir, encoder, since)
+    artifacts = Artifacts(data_dir / ARTIFACTS_FOLDER)
+    manifest = train(found.outcomes, router, seed, artifacts=artifacts, deploy=deploy, source=found.source)
+    if as_json:
+        typer.echo(msgspec.json.encode(manifest).decode())
+        return
+    typer.echo(f"learned from {_described(found)}", err=True)
+    Console().print(rendered(msgspec.convert(manifest.evidence["evaluation"], Evaluation)))
+    told = "now serves" if deploy else f"serves after `tokamak deploy {manifest.version}`"
+    typer.echo(f"{manifest.version} {told}")
+
+
+@explaining
+def evaluate_command(
+    log: Log = None,
+    data: Data = None,
+    prices: PricesFile = None,
+    router: Annotated[list[str] | None, typer.Option(help="cluster or knn; may be repeated. Both if left out.")] = None,
+    data_dir: DataDir = DATA_DIR,
+    encoder: EncoderName = "static",
+    seed: Seed = 0,
+    since: Since = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare routers with the best single arm, chance and the oracle, on a held-out part of the answers."""
+    found = _outcomes(log, data, prices, data_dir, encoder, since)
+    evaluation = evaluate(found.outcomes, router or ("cluster", "knn"), seed)
+    if as_json:
+        typer.echo(msgspec.json.encode(evaluation).decode())
+        return
+    typer.echo(f"read {_described(found)}", err=True)
+    Console().print(rendered(evaluation))
+
+
+@explaining
+def deploy_command(
+    version: Annotated[str | None, typer.Argument(help="The version to serve; without one, all are listed.")] = None,
+    roll_back: Annotated[bool, typer.Option("--roll-back", help="Serve the version that served before.")] = False,
+    data_dir: DataDir = DATA_DIR,
+) -> None:
+    """Say which router serves; a running gateway takes it in without dropping a request."""
+    artifacts = Artifacts(data_dir / ARTIFACTS_FOLDER)
+    if roll_back:
+        if version is not None:
+            raise ValueError("give a version or --roll-back, not both")
+        typer.echo(f"{artifacts.roll_back(KIND)} now serves")
+    elif version is not None:
+        artifacts.deploy(KIND, version)
+        typer.echo(f"{version} now serves")
+    else:
+        serving = artifacts.deployed(KIND)
+        for manifest in artifacts.versions(KIND):
+            learned = f"{len(manifest.meta['arms'])} arms, encoder {manifest.encoder}"
+            typer.echo(f"{'*' if manifest.version == serving else ' '} {manifest.version}  {learned}")
+
+
+class Found(NamedTuple):
+    """Outcomes and where they came from."""
+
+    outcomes: Outcomes
+    source: dict[str, Any]
+
+
+def _outcomes(
+    log: str | None, data: Path | None, prices: Path | None, data_dir: Path, encoder: str, since: float
+) -> Found:
+    if log is not None and data is not None:
+        raise ValueError("name a log or a file, not both")
+    loaded = load_encoder(encoder)
+    if data is not None:
+        outcomes = outcomes_from_file(data, loaded, None if prices is None else read_prices(prices))
+        return Found(outcomes, {"file": data.name, "queries": len(outcomes.query_ids), "arms": len(outcomes.arms)})
+    url = log or f"{SQLITE}{data_dir / LOG_FILE}"
+    if url.startswith(SQLITE) and not Path(url.removeprefix(SQLITE)).exists():
+        raise ValueError(f"there is no log {url}; serve and score some traffic first, or name --log or --data")
+
+    async def read() -> LoggedOutcomes:
+        traffic = open_log(url)
+        try:
+            return outcomes_from_log(traffic, loaded, since)
+        finally:
+            await traffic.close()
+
+    logged = asyncio.run(read())
+    return Found(logged.outcomes, {"log": logged.counts, "since": since})
+
+
+def _described(found: Found) -> str:
+    counts = found.source.get("log")
+    queries, arms = len(found.outcomes.query_ids), len(found.outcomes.arms)
+    told = f"{queries} queries and {arms} arms with encoder {found.outcomes.encoder}"
+    if counts is None:
+        return told
+    left_out = ", ".join(f"{count} {name}" for name, count in counts.items() if name not in ("read", "used") and count)
+    return f"{told}: {counts['used']} of {counts['read']} interactions{f' (left out: {left_out})' if left_out else ''}"
