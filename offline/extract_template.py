@@ -58,21 +58,25 @@ _RUN_ON = re.compile(r"\n\s*(?:Question|Q|Options|Problem \d+)\s*:")
 """Where a base model goes on to ask itself the next question."""
 _LISTED = re.compile(r"^\s*(?:step\s+)?(?:\d{1,2}[.):]|[-*•])\s+", re.I)
 _CONCLUSION = re.compile(
-    r"\b(?:final|correct|right|best|closest) (?:answer|option|choice)\b|\banswer is\b|\?|\bof the following\b"
-    r"|\b(?:option|choice)s? \(?[A-J]\b|\([A-J]\)", re.I
-)  # fmt: skip
+    r"\b(?:final|correct|right|best|closest) (?:answer|option|choice)\b|\banswer is\b|\b(?:option|choice)s? \(?[A-J]\b"
+    r"|\([A-J]\)|\?|\bof the following\b|\b(?:the|this) question\b|\b(?:the|other|given|remaining) options\b",
+    re.I,
+)
+"""Says what the answer is, or speaks of the question itself."""
 _OPENING = re.compile(
     r"^(?:(?:first(?:ly)?|second(?:ly)?|third(?:ly)?|next|then|now|finally|lastly|so|thus|hence|therefore|also|and|but|however"
     r"|let's think step by step|in this case)\b[,:]?\s*)+", re.I
 )  # fmt: skip
 _ACTION = re.compile(
-    r"^(?:to \w+|(?:we|you) (?:can|need|must|should|have|first|use|know|find|apply|look)|let(?:'s| us)|by \w+ing|using"
+    r"^(?:to \w+|(?:we|you) (?:can|need|must|should|have|first|use|know|find|apply|look)|let(?:'s| us)?|by \w+ing|using"
     r"|since|given|if|for|calculate|compute|find|determine|identify|use|apply|compare|consider|check|write|set|solve|substitute|divide"
     r"|multiply|add|subtract|convert|recall|note|analy[sz]e|evaluate|define|choose|select|look|count|draw|express|take|read)\b",
     re.I,
 )  # fmt: skip
 _DANGLING = re.compile(r"\b(?:is|are|was|as|by|for|to|of|the|a|an|and|or|that|follows|following|have|get)\.$", re.I)
 """Left over where a formula stood on a line of its own."""
+_LEANS = re.compile(r"^(?:it|he|she|they|this|that|these|those|which|such|there|here|their|his|her|its)\b", re.I)
+"""Begins with a word that leans on the sentence before, which may not be taken."""
 _METHOD = re.compile(
     r"\b(?:formula|equation|law|theorem|principle|rule|definition|theory|method|rate|ratio|sum|difference|product|relation(?:ship)?"
     r"|defined as|given by|equal to|depends on|refers to|means that|is the|proportional)\b", re.I
@@ -142,7 +146,7 @@ class ExtractiveBuilder:
     def _steps(self, answer: Answer, solved: SolvedQuery) -> list[_Step]:
         """The at most three sentences of an answer that are worth most as steps."""
         others = [set(_content_words(other.text)) for other in solved.answers if other is not answer]
-        names = _names(_stem(solved.query))
+        names, numbers = _names(_stem(solved.query)), set(re.findall(r"\d+", _stem(solved.query)))
         steps = []
         for position, sentence in enumerate(_sentences(answer.text)):
             if (
@@ -151,7 +155,7 @@ class ExtractiveBuilder:
                 or shares_run(sentence, solved.query, _COPIED_WORDS)
             ):
                 continue
-            text = _general(sentence, names)
+            text = _general(sentence, names, numbers)
             weight = self._weight(text, others, solved)
             if weight is not None:
                 steps.append(_Step(text, position, weight))
@@ -169,7 +173,7 @@ class ExtractiveBuilder:
         masked = len(re.findall(r"\[\w+\]", text))
         if len(words) not in _STEP_WORDS or masked > 0.25 * len(words) or len(text) > _STEP_CHARS:
             return None
-        if _DANGLING.search(text) or given_away(text, solved) is not None:
+        if _DANGLING.search(text) or _LEANS.match(text) or given_away(text, solved) is not None:
             return None
         lowered = text.casefold()
         if any(len(option) > 3 and option.casefold() in lowered for option in options(solved.query).values()):
@@ -255,13 +259,14 @@ def _instruction(step: str, lower_words: Set[str]) -> str:
     return f"Recall that {first.lower() if first.lower() in lower_words else first}{step[len(first) :]}"
 
 
-def _general(sentence: str, names: frozenset[str]) -> str:
-    """A sentence as a step: without its opening word, with the question's own names masked, with a full stop."""
+def _general(sentence: str, names: Set[str], numbers: Set[str]) -> str:
+    """A sentence as a step: without its opening word, with the question's own names and numbers masked."""
     text = _OPENING.sub("", sentence)
     text = re.sub(
         r"\b[A-Z][a-z]\w+(?!(?:'s|-\w+)? (?:law|theorem|method|principle|equation|rule|effect|model|theory|cycle)\b)",
         lambda m: "[name]" if m.group().casefold() in names else m.group(), text,
     )  # fmt: skip
+    text = re.sub(r"(?<![\w.])\d+(?!\w|\.\d)", lambda m: "[number]" if m.group() in numbers else m.group(), text)
     text = re.sub(r"(\[\w+\])(?:[\s,]+(?:and )?\1)+", r"\1", text)
     text = re.sub(r"\s+([,.;:!?)])", r"\1", " ".join(text.split())).rstrip(" .:;,-")
     return text[:1].upper() + text[1:] + "." if text else ""
