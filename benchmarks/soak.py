@@ -13,6 +13,7 @@ import asyncio
 import itertools
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,9 +102,9 @@ def _request(kind: str, text: str) -> bytes:
     return head.encode() + body
 
 
-async def _drive(soak: Soak) -> None:
+async def _drive(soak: Soak, in_turn: tuple[str, ...]) -> None:
     texts = queries(20_000, seed=5)
-    kinds = itertools.cycle(KINDS)
+    kinds = itertools.cycle(in_turn)
     await asyncio.gather(*(_worker(soak, kinds, texts) for _ in range(WORKERS)))
 
 
@@ -143,13 +144,16 @@ def _wait_until_ready(gateway: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"the gateway did not become ready:\n{log.read_text()[-2000:]}")
 
 
-def run(harness: Path, total: int) -> dict[str, Any]:
+def run(harness: Path, total: int, kinds: tuple[str, ...] = KINDS) -> dict[str, Any]:
     """Soak and return one row: slope in MB per 100,000 requests, first and last samples, what was answered."""
-    with tempfile.TemporaryDirectory() as folder, running_gateway(harness, Path(folder) / "ground") as pid:
-        soak = Soak(pid, total)
-        start = time.monotonic()
-        asyncio.run(_drive(soak))
-        seconds = time.monotonic() - start
+    with tempfile.TemporaryDirectory() as folder:
+        ground = Path(folder) / "ground"
+        with running_gateway(harness, ground) as pid:
+            soak = Soak(pid, total)
+            start = time.monotonic()
+            asyncio.run(_drive(soak, kinds))
+            seconds = time.monotonic() - start
+        logged = _logged(ground / "data" / "traffic.db")
     settled = [sample for sample in soak.samples if sample[0] > total / 5]
     if len(settled) < 10:
         raise ValueError(f"{total} requests give {len(settled)} samples; at least {25 * SAMPLE_EVERY // 2} are needed")
@@ -162,18 +166,29 @@ def run(harness: Path, total: int) -> dict[str, Any]:
         "rss_mb_settled": round(float(resident[0]), 1),
         "rss_mb_last": round(float(resident[-1]), 1),
         "rss_mb_most": round(float(resident.max()), 1),
+        "rss_mb_by_requests": [
+            [count, round(mb, 1)] for count, mb, _ in soak.samples[:: max(1, len(soak.samples) // 20)]
+        ],
         "open_files_growth": int(files[-1] - files[0]),
         "seconds": round(seconds, 1),
+        "records_lost": soak.done - logged,
         "answers": dict(sorted(soak.outcomes.items())),
     }
+
+
+def _logged(path: Path) -> int:
+    """Interactions in the log of a gateway that has stopped."""
+    with closing(sqlite3.connect(path)) as db:
+        return int(db.execute("SELECT count(*) FROM interactions").fetchone()[0])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=200_000)
     parser.add_argument("--harness", type=Path, default=Path(".bench"))
+    parser.add_argument("--kinds", default=",".join(KINDS), help="comma-separated kinds of requests, taken in turn")
     arguments = parser.parse_args()
-    print(json.dumps(run(arguments.harness, arguments.requests), indent=1))
+    print(json.dumps(run(arguments.harness, arguments.requests, tuple(arguments.kinds.split(","))), indent=1))
 
 
 if __name__ == "__main__":
