@@ -59,7 +59,10 @@ class ModelConfig(Section):
         [c for c in CAPABILITIES if c != "vision"], description="What the model can do; a hard filter in routing."
     )
     quality_prior: float | None = Field(
-        None, ge=0, le=1, description="Expected quality before anything was learned; guessed from the price if left out."
+        None,
+        ge=0,
+        le=1,
+        description="Expected quality before anything was learned; guessed from the price if left out.",
     )
 
 
@@ -105,10 +108,14 @@ class KeyConfig(Section):
 class LimitsConfig(Section):
     keys: list[KeyConfig] = Field([], description="Static API keys. Without any, the endpoint is open.")
     max_concurrent: int = Field(2048, gt=0, description="More requests at the same time are refused with 503.")
-    retries: int = Field(1, ge=0, le=10, description="Further calls of the same endpoint after a failure that may pass.")
+    retries: int = Field(
+        1, ge=0, le=10, description="Further calls of the same endpoint after a failure that may pass."
+    )
     fallbacks: int = Field(2, ge=0, le=10, description="Further arms along the ranking after an arm has failed.")
     breaker_failures: int = Field(5, gt=0, description="Failures in a row that take an endpoint out of routing.")
-    breaker_cooldown_s: float = Field(10.0, gt=0, description="How long it stays out before one request tries it again.")
+    breaker_cooldown_s: float = Field(
+        10.0, gt=0, description="How long it stays out before one request tries it again."
+    )
 
 
 class Config(Section):

@@ -24,8 +24,9 @@ from service.exchange import Exchange
 from service.limits import Key, Limits
 from service.metrics import Metrics
 from service.serving import Serving, targets_of
+from templates_store.database import TemplateStoreError
 from templates_store.index import TemplateIndex, load_index
-from templates_store.store import TemplateStore, TemplateStoreError
+from templates_store.store import TemplateStore
 from templates_store.template import Hit
 from traffic.log import TrafficLog, open_log
 
