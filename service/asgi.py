@@ -30,6 +30,8 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     if message["type"] == "http.disconnect":
         raise ClientLeft
     body: bytes = message["body"]
+    if len(body) > limit:
+        raise _too_large(limit)
     if not message.get("more_body"):
         return body
     parts, size = [body], len(body)

@@ -76,10 +76,8 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
         exchange.outcome = "failed"
         async with asyncio.timeout(None if options.deadline_ms is None else options.deadline_ms / 1e3):
             opened = await gateway.backends.open(ranking, path, body_for, exchange.trail, stream=request.stream)
-            if not request.stream:
-                await finish_whole(gateway, exchange, opened, decided, options, send)
-        if request.stream:
-            await relay_stream(gateway, exchange, opened, decided, options, send)
+        finish = relay_stream if request.stream else finish_whole
+        await finish(gateway, exchange, opened, decided, options, send)
     except ApiError as error:
         await refuse(exchange, error, send)
     except TimeoutError:
@@ -92,6 +90,7 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
             raise
     except Exception:
         logger.exception("request %s failed on a defect", exchange.id)
+        exchange.outcome = "failed"
         if exchange.http_status == 200:
             raise
         await refuse(exchange, ApiError(500, "api_error", "internal_error", f"Internal error in {exchange.id}."), send)

@@ -199,6 +199,8 @@ def read_error(data: bytes) -> ErrorFields:
     inner = value.get("error", value) if isinstance(value, dict) else value
     if isinstance(inner, dict):
         message, code = inner.get("message", inner.get("detail")), inner.get("code")
+        if isinstance(message, dict | list):
+            message = msgspec.json.encode(message)[:300].decode("utf-8", "replace")
         shaped = (
             isinstance(value, dict) and "error" in value and isinstance(message, str) and inner.keys() >= FOUR_FIELDS
         )

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from fastapi import FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 
 from registry.arms import Model
+from service.asgi import ClientLeft, read_body
 from service.errors import ApiError, invalid, model_not_found, nearest
 from service.exchange import Exchange
 from service.explanation import route_object
@@ -126,28 +127,30 @@ def _add_route(app: FastAPI, gateway: Gateway) -> None:
 
 
 async def _body(gateway: Gateway, request: Request) -> bytes:
-    body = await request.body()
-    if len(body) > gateway.max_body_bytes:
-        raise ApiError(
-            413, "invalid_request_error", "request_too_large",
-            f"The request body is larger than the limit of {gateway.max_body_bytes} bytes.",
-        )  # fmt: skip
-    return body
+    """The body, read no further than the limit."""
+    try:
+        return await read_body(request.scope, request.receive, gateway.max_body_bytes)
+    except ClientLeft:
+        raise HTTPException(400, "The client left before its request was complete.") from None
 
 
 def _add_feedback(app: FastAPI, gateway: Gateway) -> None:
-    @app.post("/v1/feedback")
-    async def feedback(
-        request: Request, body: FeedbackBody, idempotency_key: Annotated[str | None, Header()] = None
-    ) -> dict[str, str]:
+    schema = {"required": True, "content": {"application/json": {"schema": FeedbackBody.model_json_schema()}}}
+
+    @app.post("/v1/feedback", openapi_extra={"requestBody": schema})
+    async def feedback(request: Request, idempotency_key: Annotated[str | None, Header()] = None) -> dict[str, str]:
         """Say how good an answer was. Late and repeated feedback is welcome; an idempotency key makes it count once."""
         key = _key(gateway, request)
+        try:
+            body = FeedbackBody.model_validate_json(await _body(gateway, request))
+        except ValidationError as error:
+            raise _validation_error(error) from None
         if body.value is None and body.verdict is None and body.demonstration is None:
             raise invalid("Feedback needs at least one of 'value', 'verdict' and 'demonstration'.", "value")
         once = body.idempotency_key or idempotency_key
         if once is not None:
             earlier = await gateway.log.feedback_by_idempotency_key(once)
-            if earlier is not None:
+            if earlier is not None and earlier.key_id == key.id:
                 return {"feedback_id": earlier.id}
         about = await gateway.log.interaction(body.request_id)
         if about is None or about.key_id != key.id:
@@ -245,7 +248,7 @@ def add_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
 
-def _validation_error(error: RequestValidationError) -> ApiError:
+def _validation_error(error: RequestValidationError | ValidationError) -> ApiError:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     if first["type"] == "json_invalid":
