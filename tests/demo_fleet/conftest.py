@@ -12,19 +12,19 @@ import pytest
 from demo.fleet.launch import running_server
 from demo.fleet.roster import ROSTER
 
-CLERK, LETTERS = "clerk-neox", "letters-gpt2"
+CLERK, ORDER = "clerk-neox", "order-qwen"
 
 
 @pytest.fixture(scope="session")
 def fleet_url() -> Iterator[str]:
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
         pytest.skip("the demo fleet needs torch and transformers; install the extra `demo`")
-    missing = [name for name in (CLERK, LETTERS) if not (ROSTER[name].folder / "model.safetensors").exists()]
+    missing = [name for name in (CLERK, ORDER) if not (ROSTER[name].folder / "model.safetensors").exists()]
     if missing:
         pytest.fail(
             f"the weights of {missing} are part of the repository and should be in {ROSTER[CLERK].folder.parent}"
         )
-    with running_server(models=(CLERK, LETTERS)) as url:
+    with running_server(models=(CLERK, ORDER)) as url:
         yield url
 
 

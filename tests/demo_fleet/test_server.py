@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from demo.fleet.tasks import check, questions
-from tests.demo_fleet.conftest import CLERK, LETTERS
+from tests.demo_fleet.conftest import CLERK, ORDER
 
 pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 QUESTION = [{"role": "user", "content": "Roman numeral of 444?"}]
@@ -29,13 +29,11 @@ def wait_idle(raw: httpx.Client) -> None:
 
 
 def test_models_are_listed_and_described(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == [CLERK, LETTERS]
-    assert client.models.retrieve(LETTERS).id == LETTERS
+    assert [model.id for model in client.models.list()] == [CLERK, ORDER]
+    assert client.models.retrieve(ORDER).id == ORDER
 
 
-@pytest.mark.parametrize(
-    ("model", "family"), [(CLERK, "facts"), (CLERK, "roman"), (LETTERS, "reverse"), (LETTERS, "vowels")]
-)
+@pytest.mark.parametrize(("model", "family"), [(CLERK, "facts"), (CLERK, "roman"), (ORDER, "sort"), (ORDER, "dates")])
 def test_specialists_answer_held_out_questions_of_their_own(client: openai.OpenAI, model: str, family: str) -> None:
     asked = questions(family, "test", 20, seed=4)
     right = 0.0
