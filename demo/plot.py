@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from demo.experiment import Findings, Measured
@@ -27,17 +28,22 @@ def draw(findings: Findings, path: Path) -> None:
     known = [(row, row.cost_per_1k) for row in findings.rows if row.cost_per_1k]
     if not known:
         raise PlotUnavailable("no cost is known, so there is nothing to plot accuracy against")
+    costs = [cost for _, cost in known]
+    edge = math.sqrt(min(costs) * max(costs))
     figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
     for row, cost in known:
         size, colour, marker = SIZES[row.kind], COLOURS[row.kind], MARKERS[row.kind]
         axes.scatter(cost, 100 * row.accuracy, s=size, c=colour, marker=marker, zorder=3)
         weight = "bold" if row.kind == "after" else "normal"
+        right = cost > edge
         axes.annotate(
-            row.name, (cost, 100 * row.accuracy), _offset(row), textcoords="offset points",
-            fontsize=8, color=colour, fontweight=weight,
+            row.name, (cost, 100 * row.accuracy), _offset(row, right), textcoords="offset points",
+            ha="right" if right else "left", fontsize=8, color=colour, fontweight=weight,
         )  # fmt: skip
     axes.axhline(100 * findings.best_single.accuracy, color="#bbbbbb", linewidth=0.8, linestyle="--", zorder=1)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel("cost in USD per 1,000 queries (list prices, log scale)")
     axes.set_ylabel("accuracy in %")
     axes.set_title(f"{findings.workload}: {len(findings.rows[0].scores):,} test queries (dashed: best single model)")
@@ -46,6 +52,6 @@ def draw(findings: Findings, path: Path) -> None:
     pyplot.close(figure)
 
 
-def _offset(row: Measured) -> tuple[float, float]:
-    """Where the label stands: names of models below their point, everything else above it."""
-    return (6, -10) if row.kind == "model" else (6, 6)
+def _offset(row: Measured, right: bool) -> tuple[float, float]:
+    """Where the label stands: names of models below their point, everything else above it, towards the middle."""
+    return (-6 if right else 6, -10 if row.kind == "model" else 6)

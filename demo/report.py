@@ -16,23 +16,20 @@ MOST_USED = 3
 def table(findings: Findings) -> Table:
     """One line for each way of answering the test queries."""
     made = Table(title=f"{findings.workload}: {len(findings.rows[0].scores):,} test queries, never learned from")
-    made.add_column("who answers")
-    made.add_column("accuracy %", justify="right")
-    made.add_column("95 % interval", justify="right")
-    made.add_column("USD per 1,000", justify="right")
-    made.add_column("cost / best single", justify="right")
-    made.add_column("arms used most")
+    made.add_column("who answers", no_wrap=True)
+    for heading in ("accuracy %", "95 % interval", "USD per 1,000", "x best"):
+        made.add_column(heading, justify="right", no_wrap=True)
     for row in findings.rows:
         _, low, high = interval(row.scores)
         made.add_row(
-            row.name + (" (best single)" if row is findings.best_single else ""),
+            row.name + (" *" if row is findings.best_single else ""),
             f"{100 * row.accuracy:.1f}",
-            f"{100 * low:.1f} to {100 * high:.1f}",
+            f"{100 * low:.1f} - {100 * high:.1f}",
             "unknown" if row.cost_per_1k is None else f"{row.cost_per_1k:.4f}",
             _ratio(row, findings.best_single),
-            _arms(row) if row.kind in ("before", "after") else "",
             style=STYLES[row.kind],
         )
+    made.caption = "* best single model, in hindsight; x best: its cost is 1"
     return made
 
 
@@ -42,6 +39,7 @@ def summary(findings: Findings) -> str:
     spent = findings.exploration_usd
     bill = "" if spent is None else f", which cost {spent:.2f} USD at list prices"
     lines = [
+        *(f"{row.name}: {_arms(row)}." for row in findings.rows if row.kind in ("before", "after")),
         f"Learned from {findings.explored:,} scored answers to {findings.train_queries:,} other queries{bill}; "
         f"router {findings.trained_router}.",
         f"Learning {'helped' if verdict.helped else 'did not help'} ({BEST}): {verdict.reason}.",

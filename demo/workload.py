@@ -50,8 +50,7 @@ class ReplayWorkload:
         self.models = sample.models
         self._sample = sample
         complete = [query for query in sample.queries if None not in query.scores]
-        # By the hash under another salt than the split's: its smallest values would all be test queries.
-        chosen = sorted(complete, key=lambda query: content_hash(f"sample of {query.text}"))[:queries]
+        chosen = sorted(complete, key=lambda query: content_hash(query.text, "limit"))[:queries]
         self._logged = {content_hash(query.text): query for query in chosen}
         questions: dict[bool, list[Question]] = {True: [], False: []}
         for name, query in self._logged.items():

@@ -90,9 +90,9 @@ def normalise(text: str) -> str:
     return " ".join(text.split())
 
 
-def content_hash(text: str) -> str:
-    """64 hex digits that name a query by its content; the key of every split."""
-    return hashlib.sha256(normalise(text).encode()).hexdigest()
+def content_hash(text: str, purpose: str = "") -> str:
+    """64 hex digits that name a query by its content, independent ones for each purpose they are drawn for."""
+    return hashlib.sha256(f"{purpose}{normalise(text)}".encode()).hexdigest()
 
 
 def estimated_tokens(chars: float) -> int:
@@ -232,7 +232,7 @@ def _without_defaults(record: Header | LoggedQuery) -> dict[str, Any]:
 
 def is_test(text: str, share: float) -> bool:
     """Whether a query belongs to the test part, which holds about `share` of all; decided by its content alone."""
-    return int(content_hash(text)[:8], 16) < share * 2**32
+    return int(content_hash(text, "split")[:8], 16) < share * 2**32
 
 
 def by_task(queries: Iterable[LoggedQuery]) -> dict[str, list[LoggedQuery]]:

@@ -70,7 +70,14 @@ def test_table_names_everyone_and_says_whether_it_helped(tmp_path: Path) -> None
     out = StringIO()
     show(findings(120, 150), tmp_path, Console(file=out, width=200))
     text = out.getvalue()
-    for expected in ("large (best single)", "oracle", "Learning helped", "+15.0 points", "1,200 scored answers"):
+    for expected in (
+        "large *",
+        "after: after 100 %",
+        "oracle",
+        "Learning helped",
+        "+15.0 points",
+        "1,200 scored answers",
+    ):
         assert expected in text
     assert (tmp_path / "findings.json").read_bytes().startswith(b"[")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
