@@ -178,13 +178,13 @@ def _by_task(held_out: Outcomes, chosen: Choices) -> dict[str, float] | None:
 
 
 def rendered(evaluation: Evaluation) -> Table:
-    """The evaluation as a table for a terminal."""
+    """The evaluation as a table for a terminal: gains over the best single arm in points, ECE the calibration error."""
     title = (
         f"{evaluation.held_out} held-out of {evaluation.queries} queries, {evaluation.arms} arms, "
         f"{evaluation.observed_share:.0%} of answers observed\nbest single arm: {evaluation.best_single_arm}"
     )
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for heading in ("router", "preference", "quality", "gain [95 %]", "USD/1k", "calib. error"):
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    for heading in ("router", "preference", "quality", "gain in points [95 %]", "USD/1k", "ECE"):
         table.add_column(heading, justify="left" if heading in ("router", "preference") else "right", no_wrap=True)
     table.add_row("random", "", _number(evaluation.random), "", "", "")
     for result in evaluation.routers:
@@ -204,4 +204,4 @@ def _number(number: float | None) -> str:
 def _interval(interval: Interval | None) -> str:
     if interval is None:
         return ""
-    return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * number for number in interval))
