@@ -113,11 +113,12 @@ def config_schema() -> None:
 
 
 def _mount_offline(target: typer.Typer) -> None:
-    from offline.commands import evaluate_command, train_command
+    from offline.commands import deploy_command, evaluate_command, train_command
     from offline.template_commands import templates_app
 
     target.command("train")(train_command)
     target.command("evaluate")(evaluate_command)
+    target.command("deploy")(deploy_command)
     target.add_typer(templates_app, name="templates")
 
 
@@ -137,7 +138,7 @@ def _mount_demo(target: typer.Typer) -> None:
 
 
 _GROUPS: tuple[tuple[tuple[str, ...], Callable[[typer.Typer], None]], ...] = (
-    (("train", "evaluate", "templates"), _mount_offline),
+    (("train", "evaluate", "deploy", "templates"), _mount_offline),
     (("log",), _mount_log),
     (("demo",), _mount_demo),
 )
