@@ -67,18 +67,18 @@ def targets(harness: Path, config: Path) -> list[dict[str, Any]]:
     return ours + [target for target in others if target["name"] in (*PEERS, *FLOORS)]
 
 
-def side_by_side(harness: Path, rounds: int, durations: Sequence[str], only: str | None) -> dict[str, Row]:
-    """Run the harness; returns the medians over all rounds by target."""
+def side_by_side(harness: Path, options: Sequence[str]) -> dict[str, Row]:
+    """Run the harness with further options; returns the medians over all rounds by target."""
     with tempfile.TemporaryDirectory() as scratch:
         config = prepare(Path(scratch) / "ground", UPSTREAM, PORT)
         listed = Path(scratch) / "targets.json"
         listed.write_text(json.dumps(targets(harness, config)))
         out = Path(scratch) / "result"
         command = [
-            sys.executable, str(harness / "run_bench.py"), "--targets", str(listed), "--rounds", str(rounds),
-            "--phases", PHASES, "--floor", "asgi+bare", "--quiet-wait", "5", "--out", str(out), *durations,
+            sys.executable, str(harness / "run_bench.py"), "--targets", str(listed), "--phases", PHASES,
+            "--floor", "asgi+bare", "--out", str(out), *options,
         ]  # fmt: skip
-        subprocess.run([*command, "--only", only] if only else command, check=True)
+        subprocess.run(command, check=True)
         done = json.loads(out.with_suffix(".json").read_text())
     for name, why in done["failures"].items():
         print(f"{name} failed: {why[0]}", file=sys.stderr)
@@ -136,7 +136,13 @@ def main() -> None:
     parser.add_argument("--harness", type=Path, help="folder of the harness; made if it is not there")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="shorter phases")
-    parser.add_argument("--only", help="comma-separated targets")
+    parser.add_argument("--only", default="", help="comma-separated targets")
+    parser.add_argument(
+        "--nice", type=int, default=0, help="niceness of all that is measured, negative on busy machines"
+    )
+    parser.add_argument(
+        "--quiet-wait", type=float, default=1.0, help="most seconds to wait for an idle machine, each time"
+    )
     parser.add_argument("--skip", default="", help="comma-separated: peers, stations, soak, install")
     parser.add_argument("--soak-requests", type=int, default=200_000)
     arguments = parser.parse_args()
@@ -145,7 +151,10 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     summary: dict[str, Row] = {}
     if "peers" not in skip:
-        summary = side_by_side(harness, arguments.rounds, QUICK if arguments.quick else SHORT, arguments.only)
+        options = {"rounds": arguments.rounds, "only": arguments.only, "nice": arguments.nice,
+                   "quiet-wait": arguments.quiet_wait}  # fmt: skip
+        given = [f"--{name}={value}" for name, value in options.items()]
+        summary = side_by_side(harness, [*given, *(QUICK if arguments.quick else SHORT)])
         rows += [{"target": name, **_known(row)} for name, row in summary.items()]
     if "stations" not in skip:
         rows += _shown(stations.measure())
