@@ -101,6 +101,8 @@ _STOP = frozenset(
 _CALCULATE = "by setting up the relation between the quantities and calculating"
 _EXCLUDE = "by going through the options and excluding those that do not fit"
 _REASON = "by recalling the relevant definitions and reasoning from them"
+_FIGURES = 0.1
+"""Answers with more numbers and equals signs than this per word calculate."""
 _LAST_STEP = {
     _CALCULATE: "Put in the given quantities, keep track of the units and compare the result with the options.",
     _EXCLUDE: "Check every option against this and exclude those that contradict it.",
@@ -274,9 +276,7 @@ def _general(sentence: str, names: Set[str], numbers: Set[str]) -> str:
 
 def _approach(answers: Sequence[Answer]) -> str:
     text = " ".join(answer.text for answer in answers)
-    masked = " ".join(sentence for answer in answers for sentence in _sentences(answer.text))
-    symbols = masked.count("[formula]") + masked.count("[number]")
-    if symbols > 0.04 * max(len(text.split()), 1):
+    if len(re.findall(r"\d+|=", text)) > _FIGURES * max(len(text.split()), 1):
         return _CALCULATE
     return _EXCLUDE if len(set(re.findall(r"\(([A-J])\)", text))) > 2 else _REASON
 
