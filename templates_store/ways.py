@@ -21,6 +21,10 @@ _FORMAT_FIELDS = (
 )  # fmt: skip
 
 
+BINDING_FIELDS = ("response_format", "tools", "tool_choice", *_FORMAT_FIELDS)
+"""The fields of a chat request that `format_bound` reads."""
+
+
 def format_bound(body: Mapping[str, Any]) -> bool:
     """Whether a chat request binds the form of its answer: a response format other than text, tools, or a grammar."""
     response_format = body.get("response_format")

@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from templates_store.augment import augment, estimate_tokens, render
@@ -81,6 +81,7 @@ def test_the_budget_holds_for_the_whole_block_and_passes_over_what_is_too_long()
     assert estimate_tokens(block) <= 120
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=300), max_size=6), st.integers(0, 300))
 def test_the_budget_is_never_exceeded(texts: list[str], budget: int) -> None:
     block, ids = render([raw_hit(text) for text in texts], budget)
@@ -88,6 +89,7 @@ def test_the_budget_is_never_exceeded(texts: list[str], budget: int) -> None:
     assert bool(block) == bool(ids)
 
 
+@settings(deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=4), st.text(max_size=20))
 def test_no_template_can_open_or_close_the_block(texts: list[str], own: str) -> None:
     messages = [{"role": "user", "content": "Q" + own}]
@@ -100,6 +102,7 @@ def test_no_template_can_open_or_close_the_block(texts: list[str], own: str) -> 
     assert block.endswith(f"\n</{TAG_WORD}>\n\n")
 
 
+@settings(deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=4))
 def test_every_template_stays_on_its_line(texts: list[str]) -> None:
     block, ids = render([raw_hit(text) for text in texts], 10_000)

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offline.answers import AnswersUnreadable, answers_from_file, answers_from_log
@@ -38,6 +38,7 @@ def test_nothing_is_made_of_a_wrong_answer(changes: dict[str, Any], good: bool) 
     assert acceptable(answer(**changes)) is good
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(RATINGS, RATINGS, RATINGS, st.none() | st.floats(0, 1)), max_size=12))
 def test_only_acceptable_answers_are_kept_and_no_better_one_is_passed_over(
     ratings: list[tuple[float | None, float | None, float | None, float | None]],

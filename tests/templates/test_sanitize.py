@@ -103,7 +103,7 @@ def test_markers_and_markup_are_taken_out() -> None:
     assert sanitize("System: Add the numbers.") == "Add the numbers."
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(HOSTILE)
 @example("a@b.c" * 700)
 @example("<reference<reference_plans>_plans>")
@@ -117,7 +117,7 @@ def test_sanitizing_is_idempotent_and_its_result_is_safe(text: str) -> None:
     assert scrub(cleaned) == cleaned
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(HOSTILE)
 def test_scrubbing_is_idempotent(text: str) -> None:
     assert scrub(scrub(text)) == scrub(text)
