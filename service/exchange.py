@@ -90,7 +90,7 @@ class Exchange:
     def _declines_storage(self) -> bool:
         """Whether the caller said `store: false`, also in a body that could not be parsed."""
         if self.request is not None:
-            return self.request.body.get("store") is False
+            return self.request.body.peek("store") is False
         return self.raw is not None and _STORE_FALSE.search(self.raw) is not None
 
     def _attempts(self, stored: bool) -> tuple[Attempt, ...]:
@@ -130,14 +130,14 @@ class Exchange:
 def _metadata(request: ModelRequest | None) -> dict[str, Any]:
     if request is None or "metadata" not in request.body:
         return {}
-    metadata = request.body.get("metadata")
+    metadata = request.body.peek("metadata")
     return {k: v for k, v in metadata.items() if isinstance(v, str)} if isinstance(metadata, dict) else {}
 
 
 def _text(request: ModelRequest | None, name: str) -> str | None:
     if request is None or name not in request.body:
         return None
-    value = request.body.get(name)
+    value = request.body.peek(name)
     return value if isinstance(value, str) else None
 
 

@@ -30,7 +30,7 @@ from service.routing_options import RoutingOptions, routing_options
 from service.serving import Serving, Target
 from service.wire import read_error
 from templates_store.template import Hit
-from templates_store.ways import ask, format_bound
+from templates_store.ways import BINDING_FIELDS, ask, format_bound
 
 if TYPE_CHECKING:
     from service.gateway import Gateway
@@ -170,7 +170,7 @@ def upstream_body(
     if arm.way != "direct" and isinstance(request, ChatRequest):
         asked = ask(
             arm.way, request.messages(), hits, max_tokens=max_tokens,
-            bound=format_bound({name: request.body.get(name) for name in request.body.fields if name != "messages"}),
+            bound=format_bound({name: request.body.peek(name) for name in BINDING_FIELDS if name in request.body}),
         )  # fmt: skip
         changes["messages"] = asked.messages
         exchange.template_ids = asked.template_ids
@@ -259,8 +259,9 @@ def close_attempt(exchange: Exchange, opened: Opened, broken: str | None) -> Non
 
 def explained(body: bytes, exchange: Exchange, decided: Decided) -> bytes:
     """The answer with the decision in it, under `route`."""
-    fields: dict[str, Any] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    return msgspec.json.encode({**fields, "route": explanation(exchange, decided)})
+    head = body.rstrip()[:-1].rstrip()
+    comma = b"" if head.endswith(b"{") else b","
+    return head + comma + b'"route":' + msgspec.json.encode(explanation(exchange, decided)) + b"}"
 
 
 def explanation_event(exchange: Exchange, decided: Decided) -> bytes:

@@ -6,17 +6,40 @@ edited the upstream gets the very bytes that the client sent.
 
 from __future__ import annotations
 
-from typing import Any, cast
+import re
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from service.errors import ApiError, invalid
 
+NOT_DECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes that are no JSON, or that hold a number or a text which Python cannot."""
+NULL = msgspec.Raw(b"null")
+T = TypeVar("T")
+_SURROGATE = re.compile(rb"(?i)\\u(d[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|d[89a-f][0-9a-f]{2})")
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANY = msgspec.json.Decoder()
 
 ROUTING_FIELDS = ("routing", "plugins", "max_cost")
 """Body fields that are addressed to this service and never reach an upstream."""
+
+
+def decode_fields(raw: bytes) -> dict[str, msgspec.Raw]:
+    """The fields of a JSON object as raw JSON. Raises one of `NOT_DECODABLE`.
+
+    Half a surrogate pair (`\\ud83d`) is legal JSON but no text: servers that cut texts into UTF-16 units send it. It is
+    read as U+FFFD.
+    """
+    try:
+        return _FIELDS.decode(raw)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        repaired = _SURROGATE.sub(lambda found: found[0] if len(found[0]) == 12 else rb"\ufffd", raw)
+        if repaired == raw:
+            raise
+        return _FIELDS.decode(repaired)
 
 
 class Body:
@@ -26,8 +49,8 @@ class Body:
 
     def __init__(self, raw: bytes) -> None:
         try:
-            self.fields = _FIELDS.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self.fields = decode_fields(raw)
+        except NOT_DECODABLE as error:
             kind = "not valid JSON" if not isinstance(error, msgspec.ValidationError) else "not a JSON object"
             raise ApiError(
                 400,
@@ -51,10 +74,17 @@ class Body:
             return None
         try:
             value = _ANY.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_DECODABLE as error:
             raise invalid(f"The field {name!r} is not valid JSON: {error}", name, "invalid_json") from None
         self._decoded[name] = value
         return value
+
+    def peek(self, name: str) -> Any:
+        """As `get`, for fields that are not ours to judge: None also if the value cannot be decoded."""
+        try:
+            return self.get(name)
+        except ApiError:
+            return None
 
     def raw(self, name: str) -> bytes:
         """The bytes of a field's value, empty if it is absent."""
@@ -154,11 +184,6 @@ class AnswerFields(msgspec.Struct):
     error: Any = None
 
 
-class _WithoutUsage(msgspec.Struct):
-    id: Any = None
-    error: Any = None
-
-
 FOUR_FIELDS = frozenset({"message", "type", "param", "code"})
 """What clients expect of an error object."""
 
@@ -172,29 +197,38 @@ class ErrorFields(msgspec.Struct):
 
 
 _ANSWER = msgspec.json.Decoder(AnswerFields, strict=False)
-_WITHOUT_USAGE = msgspec.json.Decoder(_WithoutUsage)
+_USAGE = msgspec.json.Decoder(UsageFields, strict=False)
 
 
 def read_answer(data: bytes) -> AnswerFields | None:
-    """The fields of an answer, or None if `data` is not a JSON object. A usage of an unknown shape is no usage."""
+    """The fields of an answer, or None if `data` is not a JSON object. A field of an unknown shape is left out."""
     try:
         return _ANSWER.decode(data)
-    except msgspec.ValidationError:
+    except NOT_DECODABLE:
         pass
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
     try:
-        partial = _WITHOUT_USAGE.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        fields = decode_fields(data)
+    except NOT_DECODABLE:
         return None
-    return AnswerFields(id=partial.id, error=partial.error)
+    error = fields.get("error", NULL)
+    said = None if error == NULL else _decoded(_ANY, error) or bytes(error).decode("utf-8", "replace")
+    return AnswerFields(
+        id=_decoded(_ANY, fields.get("id", NULL)), usage=_decoded(_USAGE, fields.get("usage", NULL)), error=said
+    )
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw) -> T | None:
+    try:
+        return decoder.decode(raw)
+    except NOT_DECODABLE:
+        return None
 
 
 def read_error(data: bytes) -> ErrorFields:
     """The error inside a body: `{"error": {...}}`, `{"error": "text"}`, `{"message": ...}` or any text."""
     try:
         value = _ANY.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_DECODABLE:
         return ErrorFields(message=data.decode("utf-8", "replace").strip()[:300] or None)
     inner = value.get("error", value) if isinstance(value, dict) else value
     if isinstance(inner, dict):
