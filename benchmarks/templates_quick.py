@@ -70,7 +70,6 @@ def micros(call: Callable[[], object], repeats: int = REPEATS) -> tuple[float, f
 def build(store: TemplateStore, queries: Sequence[SolvedQuery], encoder: Encoder) -> Row:
     started = time.perf_counter()
     report = asyncio.run(build_templates(store, queries, ExtractiveBuilder(queries), encoder, concurrency=1))
-    reasons = Counter(reason.split("(")[0].strip() for reason, count in report.reasons for _ in range(count))
     by_key = {solved.query: solved for solved in queries}
     texts = [(template, by_key.get(template.query)) for template in store.templates()]
     return {
@@ -79,7 +78,7 @@ def build(store: TemplateStore, queries: Sequence[SolvedQuery], encoder: Encoder
         "valid_share": report.built / len(queries), "seconds": time.perf_counter() - started,
         "mean_chars": float(np.mean([len(template.text) for template, _ in texts])),
         "answers_given_away": sum(solved is not None and given_away(t.text, solved) is not None for t, solved in texts),
-        "reasons": dict(reasons.most_common(5)),
+        "reasons": dict(report.reasons),
     }  # fmt: skip
 
 

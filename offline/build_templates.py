@@ -44,7 +44,7 @@ class BuildReport:
     failed: int
     skipped: int
     reasons: tuple[tuple[str, int], ...]
-    """Why queries were rejected or failed, most frequent first."""
+    """Why queries were rejected or failed, without the particulars in brackets, most frequent first."""
     stopped: str | None = None
     """Why the build stopped before its end, if it did."""
 
@@ -120,7 +120,7 @@ async def build_templates(
                 known.add(template)
             outcomes[record.outcome] += 1
             if record.outcome != "built":
-                reasons[record.detail] += 1
+                reasons[record.detail.split(" (", 1)[0]] += 1
             in_a_row = in_a_row + 1 if record.outcome == "failed" else 0
             on_progress(record)
             if in_a_row >= FAILURES_IN_A_ROW:
