@@ -57,7 +57,7 @@ class QueueLimits:
 
     max_records: int = 20_000
     max_bytes: int = 64 * 1024 * 1024
-    group_s: float = 0.02
+    group_s: float = 0.05
     group_records: int = 512
     group_bytes: int = 8 * 1024 * 1024
     patience_s: float = 10.0

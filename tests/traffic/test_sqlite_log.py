@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.traffic.samples import bare, feedback, interaction, score
 from traffic import sqlite_rows
 from traffic.log import LogError
-from traffic.migrations import STEPS
+from traffic.migrations import STEPS, create_interactions
 from traffic.records import Interaction, Usage
 from traffic.sqlite_log import SqliteLog, SqliteStore, open_for_writing
 from traffic.write_queue import QueueLimits, WriteQueue
@@ -144,7 +144,7 @@ async def test_a_corrupt_file_is_refused_and_left_alone(tmp_path: Path, damage: 
     broken = {
         "garbage": b"this is not a database, whatever its name says" * 1000,
         "truncated": whole[:half],
-        "overwritten": whole[: 3 * 16_384] + os.urandom(len(whole) - 3 * 16_384),
+        "overwritten": whole[: 3 * 8_192] + os.urandom(len(whole) - 3 * 8_192),
     }[damage]
     path.write_bytes(broken)
     with pytest.raises(LogError, match=r"is corrupt .*Move it away"):
@@ -304,12 +304,14 @@ blobs = st.none() | st.binary(max_size=50)
                         reasoning_tokens=counts),
         cost_usd=numbers, overhead_s=numbers, ttft_s=numbers, latency_s=numbers,
         template_ids=st.lists(st.text(max_size=5), max_size=3).map(tuple), query_text=texts, encoder=texts,
-        vector=blobs, request=blobs, response=blobs,
+        vector=st.none() | st.binary(min_size=4, max_size=50), request=blobs, response=blobs,
     )
 )  # fmt: skip
 def test_any_interaction_equals_itself_after_a_row(record: Interaction) -> None:
-    row = sqlite_rows.interaction_row(7, record)
-    assert len(row) == len(sqlite_rows.INTERACTION_COLUMNS)
+    with closing(sqlite3.connect(":memory:")) as db:
+        create_interactions(db)
+        db.execute(sqlite_rows.INSERT_INTERACTION, sqlite_rows.interaction_row(7, record))
+        row = db.execute(f"SELECT {', '.join(sqlite_rows.INTERACTION_COLUMNS)} FROM interactions").fetchone()
     content = sqlite_rows.content_row(7, record)
     read = sqlite_rows.interaction_from_row(row, None if content is None else content[1:])
     # A usage of which nothing is known and no usage are the same statement.
