@@ -17,7 +17,7 @@ def table(findings: Findings) -> Table:
     """One line for each way of answering the test queries."""
     made = Table(title=f"{findings.workload}: {len(findings.rows[0].scores):,} test queries, never learned from")
     made.add_column("who answers", no_wrap=True)
-    for heading in ("accuracy %", "95 % interval", "USD per 1,000", "x best"):
+    for heading in ("right %", "95 %", "USD/1k", "cost x"):
         made.add_column(heading, justify="right", no_wrap=True)
     for row in findings.rows:
         _, low, high = interval(row.scores)
@@ -29,7 +29,7 @@ def table(findings: Findings) -> Table:
             _ratio(row, findings.best_single),
             style=STYLES[row.kind],
         )
-    made.caption = "* best single model, in hindsight; x best: its cost is 1"
+    made.caption = "* best single model, in hindsight; its cost is 1.00 x. USD/1k: list price of 1,000 queries"
     return made
 
 

@@ -28,8 +28,9 @@ from demo.workload import FleetWorkload, ReplayWorkload, Workload
 Fleet = Literal["replay", "models", "all"]
 DEFAULT_POOL = "llmrouter14"
 DEFAULT_FOLDER = Path("tokamak-data") / "demo"
-REPLAY_ASKS = 6
+REPLAY_ASKS = 9
 FLEET_ASKS = 3
+"""Of how many arms each training query is asked, at most all of them: what learning costs, and how sure it becomes."""
 
 
 class Exit(IntEnum):

@@ -24,7 +24,7 @@ from traffic.log import open_log
 
 START_LIMIT_S = 60.0
 FLEET_START_LIMIT_S = 180.0
-TRAIN_LIMIT_S = 300.0
+TRAIN_LIMIT_S = 900.0
 LOG_LIMIT_S = 30.0
 TAIL_CHARS = 2000
 
