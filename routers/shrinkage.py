@@ -1,6 +1,6 @@
 """Means of masked, weighted outcomes per group of queries and arm, shrunk along a hierarchy.
 
-    quality:  cell -> (what a coarser grouping expects, or) arm's overall mean + how hard the group is -> pool's mean
+    quality:  cell -> (what a coarser grouping expects, or) arm's mean + how hard the group is -> pool's mean
     cost, latency:  cell -> arm's overall mean * how long the group's answers are
 
 An arm is rarely asked about every group, so its plain mean mixes what it can do with what it was asked. Effects of
@@ -20,7 +20,11 @@ from routers.protocol import F32
 ARM_STRENGTH = 10.0
 """Observations that the pool's mean counts for in an arm's mean."""
 GROUP_STRENGTH = 20.0
-"""Observations that the arm's mean counts for in a group's mean (n0 of FusionFactory)."""
+"""Observations that the expectation counts for in the effect of a group, and in its means of cost and latency."""
+STRENGTHS = (5.0, 500.0)
+"""Bounds of what it counts for in a group's mean quality (n0), which is estimated."""
+NOISE_GUESS = 0.2
+"""Variance of a score where no cell has two."""
 TURNS = 5
 
 F64 = NDArray[np.float64]
@@ -77,15 +81,14 @@ def quality_means(sums: Sums) -> Means:
         residual = np.where(seen, cell_mean - group_effect, 0.0)
         arms = shrunk(_mean(residual, sums.weight, axis=0), arm_count, pool, ARM_STRENGTH)
         group_effect = _group_effect(sums, cell_mean - arms)
-    cells = _toward(sums, cell_mean, arms + group_effect)
-    return Means(cells, _variance(sums, cell_mean, arm_count), arms)
+    return _shrunk_cells(sums, cell_mean, arms + group_effect, arm_count)._replace(arms=arms)
 
 
 def refined_means(sums: Sums, coarse: F64) -> Means:
     """Shrunk means of scores, where `coarse` [G, M] is what a coarser grouping expects of each cell."""
     cell_mean = _cell_means(sums)
-    cells = _toward(sums, cell_mean, coarse + _group_effect(sums, cell_mean - coarse))
-    return Means(cells, _variance(sums, cell_mean, _effective_total(sums)), _mean(cells, sums.weight, axis=0))
+    expected = coarse + _group_effect(sums, cell_mean - coarse)
+    return _shrunk_cells(sums, cell_mean, expected, _effective_total(sums))
 
 
 def _cell_means(sums: Sums) -> F64:
@@ -99,19 +102,41 @@ def _group_effect(sums: Sums, residual: F64) -> F64:
     return shrunk(effect, sums.observations.sum(axis=1), 0.0, GROUP_STRENGTH)[:, None]
 
 
-def _toward(sums: Sums, cell_mean: F64, expected: F64) -> F64:
+def _shrunk_cells(sums: Sums, cell_mean: F64, expected: F64, arm_count: F64) -> Means:
+    """Cells drawn toward what is expected of them, as strongly as the data say (empirical Bayes).
+
+    The variance of a cell's mean has two parts: of its own observations, and of the arm's as far as it leans on that.
+    """
     expected = np.clip(expected, 0.0, 1.0)
-    return np.clip(shrunk(cell_mean, sums.observations, expected, GROUP_STRENGTH), 0.0, 1.0)
+    count = sums.observations
+    noise = _noise(sums, cell_mean, arm_count)
+    strength = _strength(sums, cell_mean - expected, float((noise * arm_count).sum() / arm_count.sum()))
+    cells = np.clip(shrunk(cell_mean, count, expected, strength), 0.0, 1.0)
+    leaning = strength / (count + strength)
+    variance = noise / (count + strength) + leaning**2 * noise / (arm_count + 1.0)
+    return Means(cells, variance, _mean(cells, sums.weight, axis=0))
 
 
-def _variance(sums: Sums, cell_mean: F64, arm_count: F64) -> F64:
-    """Variance of each cell's mean: of its own observations, and of the arm's mean as far as it leans on that."""
-    within = (sums.square - sums.weight * cell_mean**2).sum(axis=0)
-    total = sums.weight.sum(axis=0)
-    pooled = max(within.sum() / total.sum(), 1e-4)
-    noise = shrunk(within / np.maximum(total, 1e-12), arm_count, pooled, ARM_STRENGTH)
-    leaning = GROUP_STRENGTH / (sums.observations + GROUP_STRENGTH)
-    return np.asarray(noise / (sums.observations + GROUP_STRENGTH) + leaning**2 * noise / (arm_count + 1.0))
+def _noise(sums: Sums, cell_mean: F64, arm_count: F64) -> F64:
+    """Variance of a single observation about its cell's mean, per arm, [M]; drawn toward the pool's."""
+    spread = np.where(sums.weight > 0, sums.square / np.where(sums.weight > 0, sums.weight, 1.0) - cell_mean**2, 0.0)
+    squares = (sums.observations * np.maximum(spread, 0.0)).sum(axis=0)
+    freedom = np.maximum(sums.observations - 1.0, 0.0).sum(axis=0)
+    pooled = squares.sum() / freedom.sum() if freedom.sum() > 0 else NOISE_GUESS
+    own = squares / np.where(freedom > 0, freedom, 1.0)
+    return np.maximum(shrunk(own, freedom, pooled, ARM_STRENGTH), 1e-4)
+
+
+def _strength(sums: Sums, residual: F64, noise: float) -> float:
+    """How many observations the expectation counts for: the noise of one, over the real variance between cells.
+
+    By the method of moments: `count * residual^2` is `count * (variance between cells) + noise` on average.
+    """
+    seen = sums.weight > 0
+    freedom = max(int(seen.sum()) - seen.shape[0] - seen.shape[1] + 1, 0)
+    squares = float((sums.observations * np.where(seen, residual, 0.0) ** 2).sum())
+    between = max(squares - freedom * noise, 0.0) / float(sums.observations.sum())
+    return float(np.clip(noise / between if between > 0 else np.inf, *STRENGTHS))
 
 
 def ratio_means(sums: Sums) -> F64:
