@@ -63,6 +63,7 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
         if target.pinned is not None:
             ranking = [permitted(target.pinned, key, request)]
             exchange.route = "pinned"
+            exchange.query_text = request.query()
         else:
             decided, hits = await route(gateway, serving, target, request, key, options, exchange)
             exchange.decision = decided.record

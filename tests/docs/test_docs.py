@@ -1,0 +1,132 @@
+"""Every code block of the documentation does what it says, and the tables agree with the program."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import pytest
+
+from registry.config_file import parse_config
+from service.app import HOT
+from service.explanation import response_headers
+from service.routing_options import READERS
+from tests.docs.blocks import PAGES, ROOT, SHOWN, Block, blocks_of, runnable
+from tests.gateway.live import fleet
+
+EXAMPLE = ROOT / "docs" / "configuration.md"
+SAMPLE = ROOT / "demo" / "replay" / "samples" / "mmlu_pro.jsonl.gz"
+KEYS = {"OPENAI_API_KEY": "sk-docs"}
+QUESTIONS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the documentation takes for granted: a gateway that has had traffic, a config and a file of answers."""
+
+    folder: Path
+    address: str
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "tokamak.yaml").write_text(blocks_of(EXAMPLE)[0].code)
+    models = {name: {"quality_prior": 0.5, "ways": ["direct", "think", "thought"]} for name in ("small", "large")}
+    with fleet(folder / "tokamak-data", models) as live:
+        for number in range(QUESTIONS):
+            question = f"Question {number}: how many legs have {number} spiders?"
+            for name in models:
+                answered = live.chat(name, messages=[{"role": "user", "content": question}], user="docs")
+                told = {"request_id": answered.headers["x-request-id"], "value": float((number + len(name)) % 2)}
+                assert live.post("/v1/feedback", told).status_code == 200
+            live.chat("auto", messages=[{"role": "user", "content": question}])
+        write_answers(folder / "answers.parquet")
+        yield World(folder, live.gateway.root.removeprefix("http://"))
+
+
+def write_answers(path: Path) -> None:
+    """A few questions with real answers of real models, as a file that commands read."""
+    import pyarrow
+    import pyarrow.parquet
+
+    with gzip.open(SAMPLE, "rb") as lines:
+        rows = [orjson.loads(line) for line, _ in zip(lines, range(400), strict=False)]
+    rows = [row for row in rows if isinstance(row, dict) and "query" in row and "model" in row]
+    columns = ("query", "model", "score", "response", "task")
+    pyarrow.parquet.write_table(pyarrow.table({c: [row.get(c) for row in rows] for c in columns}), path)
+
+
+def run(command: list[str], world: World, block: Block) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environ = {**os.environ, **KEYS, "PATH": path, "TOKAMAK_DATA_DIR": str(world.folder / "tokamak-data")}
+    done = subprocess.run(
+        command, cwd=world.folder, env=environ, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, f"{block.place}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_of_a_page_runs(page: Path, world: World) -> None:
+    """Python blocks of a page go on where the one before ended, as a reader would."""
+    program = ""
+    for block in blocks_of(page):
+        if block.language == "python":
+            program += block.code.replace("127.0.0.1:8400", world.address) + "\n"
+            run([sys.executable, "-c", program], world, block)
+        elif block.language in ("bash", "sh"):
+            run(["bash", "-euo", "pipefail", "-c", runnable(block.code, world.address)], world, block)
+        elif block.language == "yaml":
+            check_config(block)
+        elif block.language == "json":
+            json.loads(block.code)
+        else:
+            assert block.language in SHOWN, f"{block.place}: nobody knows how to run {block.language!r}"
+
+
+def check_config(block: Block) -> None:
+    """A whole config, or a part of one put into a small one that has what the part needs."""
+    code = block.code
+    if "version:" not in code:
+        upstreams = "upstreams: {local: {base_url: 'http://127.0.0.1:8000/v1'}}\n"
+        models = "" if "models:" in code else "models: {m: {endpoints: [{upstream: local}]}}\n"
+        code = f"version: 1\n{'' if 'upstreams:' in code else upstreams}{models}{code}"
+    parse_config(code, block.place, KEYS)
+
+
+def test_the_tables_of_the_configuration_page_are_those_of_the_schema() -> None:
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert generate.PAGE.read_text() == generate.page_with(generate.tables()), "run `python docs/generate.py`"
+
+
+def test_every_endpoint_option_and_header_is_described() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    for path in set(HOT) | {"/v1/models", "/v1/route", "/v1/feedback", "/health", "/ready", "/metrics"}:
+        assert f"{path}`" in page, path
+    for key in READERS:
+        assert f"`{key}`" in page, key
+    source = Path(response_headers.__code__.co_filename).read_text()
+    headers = {part.split('"')[0] for part in source.split('b"') if part.startswith("x-tokamak-")}
+    assert len(headers) == 10
+    for header in headers:
+        assert f"`{header}`" in page, header
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    import re
+
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
