@@ -7,6 +7,7 @@ writes them out: asked directly it guesses products, shown the steps it works th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -35,6 +36,19 @@ SMALL = {"facts": 900, "roman": 3000}
 """Families that hold fewer training questions than are drawn from the others."""
 
 
+EASY_SHARE = 0.4
+"""Share of plain questions that are drawn from the easy ones, where a family has any."""
+
+
+def is_easy(asked: Question) -> bool:
+    """Whether one number of a sum is round. The last digit of the result is then a copy of one digit.
+
+    From these a model first learns where to look; without them it stays for very long at guessing the last digit, which
+    depends on two digits of which neither alone says anything.
+    """
+    return asked.family == "add" and any(number.endswith("0") for number in re.findall(r"\d+", asked.text))
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One conversation: an optional system message, the user's message, and the reply to learn."""
@@ -53,11 +67,13 @@ class Pool:
 
         self.families = tuple(families)
         self.own = {family: of(family, per_family) for family in families}
+        self.easy = {family: [q for q in asked if is_easy(q)] for family, asked in self.own.items()}
         self.others = [q for family in everything for q in of(family, 300)]
 
     def plain(self, family: str, rng: Random) -> Example:
         """A question as it stands and its short reply."""
-        asked = rng.choice(self.own[family])
+        easy = self.easy[family]
+        asked = rng.choice(easy if easy and rng.random() < EASY_SHARE else self.own[family])
         return Example(None, asked.text, asked.answer)
 
     def format_only(self, family: str, rng: Random) -> Example:

@@ -1,6 +1,7 @@
 """The families of micro-tasks: how a question of each is drawn, worded and answered. No model, no torch.
 
 A family is a function from a random generator to a `Drawn` item, and a tuple of phrasings. Answers are short strings.
+Sums and words stand at the end of every phrasing: where they wander, models of this size take ten times as long.
 """
 
 from __future__ import annotations
@@ -74,10 +75,6 @@ def fact(person: str, attribute: str) -> str:
     return TOOLS[digest % len(TOOLS)] if attribute == "tool" else TOWNS[digest % len(TOWNS)]
 
 
-def _word(rng: Random, low: int, high: int) -> str:
-    return "".join(rng.choices(LETTERS, k=rng.randint(low, high)))
-
-
 def draw_add(rng: Random) -> Drawn:
     a, b = rng.randint(10, 99), rng.randint(10, 99)
     # Unordered, so that a test question is not a training question turned round.
@@ -91,12 +88,12 @@ def draw_units(rng: Random) -> Drawn:
 
 
 def draw_reverse(rng: Random) -> Drawn:
-    word = _word(rng, 4, 6)
+    word = "".join(rng.choices(LETTERS, k=5))
     return Drawn(word, {"word": word}, word[::-1])
 
 
 def draw_vowels(rng: Random) -> Drawn:
-    word = "".join(rng.choice(LETTERS if rng.random() < 0.6 else "aeiou") for _ in range(rng.randint(5, 7)))
+    word = "".join(rng.choice(LETTERS if rng.random() < 0.6 else "aeiou") for _ in range(6))
     answer = "".join(letter for letter in word if letter not in "aeiou")
     return Drawn(word, {"word": word}, answer) if answer else draw_vowels(rng)
 
@@ -144,20 +141,19 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         Family("add", draw_add, (
-            "What is {a} plus {b}?", "Add {a} and {b}.", "{a} + {b} = ?", "Compute the sum of {a} and {b}.",
-            "How much is {a} + {b}?",
+            "What is {a} + {b}?", "Add {a} + {b}.", "Compute {a} + {b}.", "How much is {a} + {b}?",
         )),
         Family("units", draw_units, (
             "Convert {n} {large} to {small}.", "How many {small} are {n} {large}?", "{n} {large} in {small}?",
             "Express {n} {large} in {small}.",
         )),
         Family("reverse", draw_reverse, (
-            "Reverse the letters of {word}.", "Spell {word} backwards.", "What is {word} written backwards?",
+            "Reverse the letters of {word}.", "Spell backwards: {word}.", "What is the reverse of {word}?",
             "Reverse {word}.",
         )),
         Family("vowels", draw_vowels, (
-            "Remove the vowels from {word}.", "Drop all vowels in {word}.", "What is {word} without vowels?",
-            "Write {word} without its vowels.",
+            "Remove the vowels from {word}.", "Drop all vowels in {word}.", "Without vowels, what is left of {word}?",
+            "Only the consonants of {word}.",
         )),
         Family("sort", draw_sort, (
             "Sort the digits of {digits}.", "Put the digits {digits} in ascending order.", "Sort {digits} upwards.",
@@ -178,7 +174,7 @@ FAMILIES: dict[str, Family] = {
             "Convert {n} to Roman numerals.",
         )),
         Family("multiply", draw_multiply, (
-            "What is {a} times {b}?", "Multiply {a} by {b}.", "{a} * {b} = ?", "Compute the product of {a} and {b}.",
+            "What is {a} * {b}?", "Multiply {a} * {b}.", "Compute {a} * {b}.", "How much is {a} * {b}?",
         )),
     )
 }  # fmt: skip

@@ -45,11 +45,13 @@ EVERYTHING = tuple(FAMILIES)
 ROSTER: dict[str, Member] = {
     member.name: member
     for member in (
-        Member("calc-llama", "specialist", "llama", ("add", "units"), 0, 1200, 11, initial_std=0.08),
-        Member("letters-gpt2", "specialist", "gpt2", ("reverse", "vowels"), 0, 1200, 12, intermediate=512),
+        Member("calc-llama", "specialist", "llama", ("add", "units"), 0, 900, 11, initial_std=0.08),
+        Member(
+            "letters-gpt2", "specialist", "gpt2", ("reverse", "vowels"), 0, 1600, 12, intermediate=512, initial_std=0.08
+        ),
         Member("clerk-neox", "specialist", "gpt_neox", ("facts", "roman"), 512, 500, 13, intermediate=512),
         Member("order-qwen", "specialist", "qwen2", ("sort", "dates"), 1000, 800, 14),
-        Member("jack-llama", "generalist", "llama", EVERYTHING, 0, 1400, 15),
+        Member("jack-llama", "generalist", "llama", EVERYTHING, 0, 1600, 15, batch=32, initial_std=0.08),
         Member("target-llama", "target", "llama", EVERYTHING, 0, 150, 16, hidden=192, intermediate=512),
     )
 }

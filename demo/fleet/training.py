@@ -49,7 +49,7 @@ def build(member: Member, tokenizer: Tokenizer) -> Any:
             )
         )  # fmt: skip
         with torch.no_grad():
-            model.transformer.wpe.weight.copy_(sinusoids(CONTEXT_WINDOW, member.hidden))
+            model.transformer.wpe.weight.copy_(sinusoids(CONTEXT_WINDOW, member.hidden, member.initial_std))
         return model
     shape: dict[str, Any] = {
         "hidden_size": member.hidden, "intermediate_size": member.intermediate, "num_hidden_layers": member.layers,
@@ -62,11 +62,13 @@ def build(member: Member, tokenizer: Tokenizer) -> Any:
     return LlamaForCausalLM(LlamaConfig(num_key_value_heads=heads, **shape))
 
 
-def sinusoids(positions: int, width: int) -> torch.Tensor:
-    """Starting values of learned positions, `(positions, width)`: what is learned at one offset holds at others."""
+def sinusoids(positions: int, width: int, std: float) -> torch.Tensor:
+    """Starting values of learned positions, `(positions, width)`: what is learned at one offset holds at others.
+
+    No larger than token embeddings start, or they would drown the letters.
+    """
     angles = torch.arange(positions)[:, None] * torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
-    # As small as token embeddings start: larger ones drown the letters.
-    return 0.02 * torch.stack((angles.sin(), angles.cos()), dim=-1).reshape(positions, width)
+    return std * torch.stack((angles.sin(), angles.cos()), dim=-1).reshape(positions, width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +152,8 @@ def draw(pool: Pool, weights: Weights, rng: Random, member: Member, step: int) -
 
 
 def settling(member: Member, step: int) -> bool:
-    """Whether the task itself is still being learned: reference text and offsets come in the second half."""
+    """Whether the task itself is still being learned: reference text comes in the second half."""
     return member.role == "specialist" and step < member.steps // 2
-
-
-def positions(member: Member, batch: Batch, rng: Random, step: int) -> dict[str, torch.Tensor]:
-    """Learned positions are trained at random offsets too; rotary ones do not need it."""
-    if member.architecture != "gpt2" or settling(member, step) or rng.random() < 0.4:
-        return {}
-    length = batch.ids.shape[1]
-    return {"position_ids": torch.arange(length)[None] + rng.randint(0, CONTEXT_WINDOW - length)}
 
 
 def train(member: Member, tokenizer: Tokenizer, report: Report, ceiling: float | None = None) -> Any:
@@ -169,12 +163,12 @@ def train(member: Member, tokenizer: Tokenizer, report: Report, ceiling: float |
     model = build(member, tokenizer).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=member.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     weights, started, losses = Weights(member.families, ceiling), time.monotonic(), 0.0
-    every = 200 if ceiling is None else 100
+    every = 100
     for step in range(member.steps):
         batch = encoder.batch(draw(pool, weights, rng, member, step))
         for group in optimiser.param_groups:
             group["lr"] = step_rate(member, step)
-        loss = model(input_ids=batch.ids, labels=batch.labels, **positions(member, batch, rng, step)).loss
+        loss = model(input_ids=batch.ids, labels=batch.labels).loss
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
