@@ -6,6 +6,8 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
+from encoders.protocol import EncoderUnavailable
+from registry.artifacts import ArtifactError
 from registry.config import Config
 from service.asgi import Receive, Scope, Send, send_error
 from service.errors import ApiError
@@ -14,6 +16,8 @@ from service.openai_api.embeddings import embeddings
 from service.openai_api.requests import chat_request, completion_request
 from service.openai_api.side import side_application
 from service.pipeline import answer
+from templates_store.database import TemplateStoreError
+from traffic.log import LogError
 
 logger = logging.getLogger("tokamak.app")
 
@@ -27,6 +31,9 @@ async def chat_completions(gateway: Gateway, scope: Scope, receive: Receive, sen
 async def completions(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
     await answer(gateway, "/completions", completion_request, scope, receive, send)
 
+
+REFUSALS = (ArtifactError, LogError, TemplateStoreError, EncoderUnavailable)
+"""Why a service may rightly not start; their messages say what to do."""
 
 HOT: dict[str, Endpoint] = {
     "/v1/chat/completions": chat_completions,
@@ -71,6 +78,9 @@ class Application:
             if message["type"] == "lifespan.startup":
                 try:
                     await self.gateway.start()
+                except REFUSALS as error:
+                    await send({"type": "lifespan.startup.failed", "message": f"cannot start: {error}"})
+                    return
                 except Exception as error:
                     logger.exception("cannot start")
                     await send({"type": "lifespan.startup.failed", "message": str(error)})

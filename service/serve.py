@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import gc
 import os
+import signal
+import threading
 from collections.abc import Generator, Mapping
 
 import uvicorn
@@ -16,6 +18,22 @@ from service.app import create_app
 
 BACKLOG = 4096
 KEEP_ALIVE_S = 75
+
+
+class _Server(uvicorn.Server):
+    """The data port's server. After a clean stop uvicorn raises the signal again, which would end the process by it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class _Companion(uvicorn.Server):
@@ -31,7 +49,7 @@ def serve(config: Config, environ: Mapping[str, str] | None = None) -> int:
     environ = os.environ if environ is None else environ
     app = create_app(config, environ)
     server = config.server
-    data = uvicorn.Server(_settings(app, server.host, server.port, server.drain_s, lifespan="on"))
+    data = _Server(_settings(app, server.host, server.port, server.drain_s, lifespan="on"))
     admin_app = admin_application(app.gateway, environ)
     admin = _Companion(_settings(admin_app, server.admin_host, server.admin_port, 1.0, lifespan="off"))
     # The records of requests are short-lived and hold no cycles; fewer collections are fewer pauses.

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 HI: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 ERROR_FIELDS = {"message", "type", "param", "code"}
-WAIT_S = 10.0
+WAIT_S = 20.0
 """Longest wait for something that has to happen; nothing asserts on how long it took."""
 
 
