@@ -33,9 +33,7 @@ class Shape(StrEnum):
     training = "training"
 
 
-LogUrl = Annotated[
-    str, typer.Option("--log", help="The log: sqlite:///FILE or redis://HOST:PORT/DB.", envvar="TOKAMAK_LOG")
-]
+LogUrl = Annotated[str, typer.Option("--log", help="The log: sqlite:///FILE or redis://HOST:PORT/DB.")]
 DEFAULT_LOG = "sqlite:///tokamak-data/traffic.db"
 Since = Annotated[str | None, typer.Option(help="First moment: 2026-11-21, 2026-11-21T10:00 (UTC) or Unix seconds.")]
 Until = Annotated[str | None, typer.Option(help="First moment that is left out; in the same forms.")]
