@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from encoders.protocol import Vectors
 from registry.arms import Arm, Endpoint
 from routers.policy import NoEligibleArm, decide
 from service.asgi import JSON, ClientLeft, DisconnectWatch, Receive, Scope, Send, read_body, send_body, send_error
@@ -64,6 +65,8 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
             ranking = [permitted(target.pinned, key, request)]
             exchange.route = "pinned"
             exchange.query_text = request.query()
+            if target.pinned.way == "thought":
+                hits = gateway.find_templates(serving, await encoded(serving, request, exchange), key)
         else:
             decided, hits = await route(gateway, serving, target, request, key, options, exchange)
             exchange.decision = decided.record
@@ -116,9 +119,7 @@ async def route(
     route_config = target.route
     assert route_config is not None
     allowed, eliminated = eligible_arms(serving, route_config, request, key, options, gateway.backends.health)
-    exchange.query_text = text = request.query()
-    vector = await serving.encode(text)
-    exchange.vector, exchange.encoder = vector.tobytes(), serving.encoder.hash
+    vector = await encoded(serving, request, exchange)
     hits: Sequence[Hit] = ()
     thought = [index for index in allowed if serving.arms[index].way == "thought"]
     if thought:
@@ -140,6 +141,14 @@ async def route(
         raise nothing_eligible(serving, request, {**eliminated, **none_left.eliminated}) from None
     decided = Decided(exchange.id, target.name, serving, preference, exploration, choice, prediction, eliminated)
     return decided, hits
+
+
+async def encoded(serving: Serving, request: ModelRequest, exchange: Exchange) -> Vectors:
+    """The vector of the request's query, kept for the log."""
+    exchange.query_text = text = request.query()
+    vector = await serving.encode(text)
+    exchange.vector, exchange.encoder = vector.tobytes(), serving.encoder.hash
+    return vector
 
 
 def permitted(arm: Arm, key: Key, request: ModelRequest) -> Arm:
