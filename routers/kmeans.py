@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from routers.protocol import F32
 
 ITERATIONS = 25
+SETTLED = 0.005
+"""It stops when no more than this share of the rows changed their cluster."""
 MAX_ROWS = 20_000
 """More rows do not move the centroids; k-means then learns from a seeded sample."""
 
@@ -24,7 +26,7 @@ def centroids(vectors: F32, count: int, seed: int) -> F32:
     previous: NDArray[np.intp] | None = None
     for _ in range(ITERATIONS):
         nearest = np.argmax(vectors @ centers.T, axis=1)
-        if previous is not None and np.array_equal(nearest, previous):
+        if previous is not None and np.mean(nearest != previous) <= SETTLED:
             break
         previous = nearest
         centers = _means(vectors, nearest)
