@@ -18,6 +18,7 @@ from rich.console import Console
 from benchmarks.result_file import Figure, write_result
 from demo import report
 from demo.run import DEFAULT_FOLDER, DEFAULT_POOL, Exit, Fleet, run_scenario, scenarios
+from demo.stack import stop_children_when_terminated
 
 PREFIXES = {"models": "fleet"}
 """Prefix of a scenario's figures; `replay` where none is given."""
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER)
     options = parser.parse_args(arguments)
     console = Console()
+    stop_children_when_terminated()
     try:
         return measure(options.fleet, options.pool, options.out, console)
     except (RuntimeError, ValueError) as error:

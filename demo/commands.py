@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from demo.run import DEFAULT_FOLDER, DEFAULT_POOL, run
+from demo.stack import stop_children_when_terminated
 
 
 class FleetName(StrEnum):
@@ -33,4 +34,5 @@ def demo_command(
 
     Exit code 0: learning helped; 1: it did not; 2: the demo could not be completed.
     """
+    stop_children_when_terminated()
     raise typer.Exit(run(fleet=fleet.value, pool=pool, queries=queries, asks=asks, router=router, out_dir=out))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import yaml
 
@@ -44,6 +46,15 @@ class Stack:
     @property
     def log_url(self) -> str:
         return f"sqlite:///{self.data_dir / 'traffic.db'}"
+
+
+def stop_children_when_terminated() -> None:
+    """Turn SIGTERM into SystemExit, so that the processes of the demo are stopped as after any other end."""
+
+    def leave(number: int, _: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 def environment() -> dict[str, str]:

@@ -10,8 +10,8 @@ from demo.fleet.config import fleet_models
 from demo.replay.sample import ReplaySample, content_hash, is_test
 
 REPLAY_TEST_SHARE = 0.3
-FLEET_TRAIN_PER_FAMILY = 60
-FLEET_TEST_PER_FAMILY = 40
+FLEET_TRAIN_PER_FAMILY = 30
+FLEET_TEST_PER_FAMILY = 25
 
 
 class WrongAnswer(RuntimeError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
@@ -22,6 +24,26 @@ def test_a_process_that_ends_says_why(tmp_path: Path) -> None:
         process("broken", command, "http://127.0.0.1:1/health", tmp_path, 5.0),
     ):
         pass
+
+
+def test_a_terminated_demo_leaves_no_process_behind(tmp_path: Path) -> None:
+    code = f"""
+import time
+from pathlib import Path
+from demo.stack import replay_upstream, stop_children_when_terminated
+stop_children_when_terminated()
+with replay_upstream("llmrouter14", Path({str(tmp_path)!r})) as url:
+    print(url, flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        url = demo.stdout.readline().strip()
+        assert httpx.get(f"{url}/models").status_code == 200
+        demo.terminate()
+        assert demo.wait(20) == 128 + signal.SIGTERM
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/models")
 
 
 def test_replay_answers_through_the_gateway(tmp_path: Path) -> None:
