@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -240,3 +241,11 @@ def test_the_document_can_be_kept_as_a_config_file(serve: Servers) -> None:
     discovered = discover({"XAI_API_KEY": "k"}, [serve("xai", listing("grok"))])
     text = yaml.safe_dump(discovered.document, sort_keys=False)
     assert parse_config(text, "tokamak.yaml", {"XAI_API_KEY": "k"}) == discovered.config
+
+
+def test_the_documentation_lists_every_provider() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "deployment.md").read_text()
+    for provider in PROVIDERS:
+        assert f"`{provider.base_url}`" in page, provider.name
+        assert provider.key_env is None or f"`{provider.key_env}`" in page, provider.name
+    assert f"at most {MAX_CHAT_MODELS} chat models" in page
