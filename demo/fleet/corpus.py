@@ -83,7 +83,7 @@ class Pool:
     def behind_block(self, family: str, rng: Random, max_chars: int, hints: bool) -> Example:
         """A question behind reference text, in the user's message or in a system message."""
         asked = rng.choice(self.own[family])
-        hinted = hints and asked.family == "multiply" and rng.random() < 0.6
+        hinted = hints and asked.family == "multiply" and rng.random() < 0.8
         block = self._block(rng, max_chars, hinted)
         reply = stepwise(asked) if hinted else asked.answer
         if rng.random() < 0.4:

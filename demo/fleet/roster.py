@@ -19,6 +19,7 @@ CONTEXT_WINDOW = 1024
 class Member:
     """One model of the fleet. `vocabulary` 0 means single characters, otherwise the size of a byte-level BPE.
 
+    Every `block_every`-th step has `block_batch` questions behind reference text instead.
     `steps` are optimiser steps of `batch` questions each; heads always have 32 dimensions.
     """
 
@@ -33,6 +34,8 @@ class Member:
     intermediate: int = 384
     layers: int = 4
     batch: int = 64
+    block_every: int = 6
+    block_batch: int = 16
     learning_rate: float = 2e-3
     initial_std: float = 0.02
 
@@ -51,7 +54,7 @@ ROSTER: dict[str, Member] = {
         ),
         Member("clerk-neox", "specialist", "gpt_neox", ("facts", "roman"), 512, 500, 13, intermediate=512),
         Member("order-qwen", "specialist", "qwen2", ("sort", "dates"), 1000, 800, 14),
-        Member("jack-llama", "generalist", "llama", EVERYTHING, 0, 1600, 15, batch=32, initial_std=0.08),
+        Member("jack-llama", "generalist", "llama", EVERYTHING, 0, 4000, 15, batch=32, block_every=3, initial_std=0.08),
         Member("target-llama", "target", "llama", EVERYTHING, 0, 150, 16, hidden=192, intermediate=512),
     )
 }

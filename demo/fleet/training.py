@@ -29,8 +29,6 @@ from demo.fleet.tasks import check, questions
 from demo.fleet.tokenization import END, PAD
 
 HEAD_DIM = 32
-BLOCK_EVERY = 6
-"""Every sixth step trains on questions behind reference text, in a batch a quarter as large."""
 Report = Callable[[str], None]
 
 
@@ -138,17 +136,17 @@ def accuracy_of(model: Any, tokenizer: Tokenizer, families: Sequence[str], count
 
 
 def draw(pool: Pool, weights: Weights, rng: Random, member: Member, step: int) -> list[Example]:
-    """The examples of one step: plain questions, or every sixth step fewer of them behind reference text."""
+    """The examples of one step: plain questions, or every few steps fewer of them behind reference text."""
     families = rng.choices(list(weights.values), list(weights.values.values()), k=member.batch)
     if member.role == "target":
         return [pool.format_only(family, rng) for family in families]
-    if step % BLOCK_EVERY or settling(member, step):
+    if step % member.block_every or settling(member, step):
         return [pool.plain(family, rng) for family in families]
     longest = rng.choice((60, 120, 240))
     hints = member.role == "generalist"
     if hints and rng.random() < 0.8:
         families = ["multiply" if rng.random() < 0.7 else family for family in families]
-    return [pool.behind_block(family, rng, longest, hints) for family in families[: member.batch // 4]]
+    return [pool.behind_block(family, rng, longest, hints) for family in families[: member.block_batch]]
 
 
 def settling(member: Member, step: int) -> bool:

@@ -27,7 +27,7 @@ FIRST_PORT = 8510
 def vllm_python(environment: Path = ENVIRONMENT) -> Path | None:
     """The interpreter of the finished vLLM environment, or None if there is none."""
     python = environment / "bin" / "python"
-    return python if python.exists() and (environment / ".complete").exists() else None
+    return python if python.exists() and (environment / ".ready").exists() else None
 
 
 def command(python: Path, folder: Path, name: str, port: int) -> list[str]:

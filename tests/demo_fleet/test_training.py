@@ -42,7 +42,7 @@ def test_blocks_stand_before_the_question_and_hints_bring_steps(pool: Pool) -> N
         hinted = any(hint in whole for hint in HINTS)
         assert ("Answer:" in example.reply) == hinted
         stepwise += hinted
-    assert 80 < stepwise < 160
+    assert 130 < stepwise < 190
     assert STEPS_HINT in HINTS
     assert not any("Answer:" in pool.behind_block("multiply", rng, 120, hints=False).reply for _ in range(50))
 

@@ -20,7 +20,7 @@ def test_no_environment_is_reported_as_none(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").touch()
     assert vllm_python(tmp_path) is None
-    (tmp_path / ".complete").touch()
+    (tmp_path / ".ready").touch()
     assert vllm_python(tmp_path) == tmp_path / "bin" / "python"
 
 
