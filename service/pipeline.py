@@ -60,13 +60,10 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
         options = routing_options(request.body, exchange.headers)
         target = serving.target(request.model)
         decided: Decided | None = None
-        hits: Sequence[Hit] = ()
         if target.pinned is not None:
             ranking = [permitted(target.pinned, key, request)]
+            hits = await pinned_hits(gateway, serving, target.pinned, request, key, exchange)
             exchange.route = "pinned"
-            exchange.query_text = request.query()
-            if target.pinned.way == "thought":
-                hits = gateway.find_templates(serving, await encoded(serving, request, exchange), key)
         else:
             decided, hits = await route(gateway, serving, target, request, key, options, exchange)
             exchange.decision = decided.record
@@ -141,6 +138,16 @@ async def route(
         raise nothing_eligible(serving, request, {**eliminated, **none_left.eliminated}) from None
     decided = Decided(exchange.id, target.name, serving, preference, exploration, choice, prediction, eliminated)
     return decided, hits
+
+
+async def pinned_hits(
+    gateway: Gateway, serving: Serving, arm: Arm, request: ModelRequest, key: Key, exchange: Exchange
+) -> Sequence[Hit]:
+    """The templates of an arm that was asked for by name; only a thought arm needs any, and the encoder for them."""
+    if arm.way != "thought":
+        exchange.query_text = request.query()
+        return ()
+    return gateway.find_templates(serving, await encoded(serving, request, exchange), key)
 
 
 async def encoded(serving: Serving, request: ModelRequest, exchange: Exchange) -> Vectors:

@@ -1,4 +1,4 @@
-"""Are `think` and `thought` arms like any other: chosen by routing, asked for by name, logged, used only if possible?"""
+"""Are `think` and `thought` arms like any other: chosen by routing, asked for by name, logged, used if possible?"""
 
 from __future__ import annotations
 
