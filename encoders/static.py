@@ -35,6 +35,8 @@ REMEMBERED_CHARS = 40
 """Longer chunks are code, blobs or unspaced scripts: cut into their parts, and never kept whole."""
 INT16_ROWS = 258
 """So many int8 rows sum without overflow in int16: 258 * 127 <= 32767."""
+FOLD = 16
+"""Rows of a longer text that are laid end to end before they are summed: long rows add up faster than many."""
 
 
 class StaticEncoder:
@@ -82,8 +84,7 @@ class StaticEncoder:
             text = text[: MAX_CHARS // 2] + "\n" + text[-MAX_CHARS // 2 :]
         # One bytes object per chunk, joined: the row numbers reach NumPy without a Python list of integers.
         rows = np.frombuffer(b"".join(map(self._row_bytes, text.lower().split())), np.intp)
-        total = np.add.reduce(self._take(rows, 0), 0, np.int16 if len(rows) <= INT16_ROWS else np.int32)
-        exact = total.astype(np.float64)
+        exact = _sum(self._take(rows, 0)).astype(np.float64)
         square = float(exact.dot(exact))
         vector: Vectors = np.multiply(
             exact, 1.0 / sqrt(square) if square else 0.0, dtype=np.float32, casting="same_kind"
@@ -96,6 +97,22 @@ class StaticEncoder:
         for row, text in enumerate(texts):
             vectors[row] = self.encode_one(text)
         return vectors
+
+
+def _sum(rows: NDArray[np.int8]) -> NDArray[np.integer]:
+    """The sum of rows of shape [n, dim]: int16 or int32 of shape [dim], without overflow."""
+    count, dim = rows.shape
+    total: NDArray[np.integer]
+    if count <= INT16_ROWS:
+        total = np.add.reduce(rows, 0, np.int16)
+    elif count > INT16_ROWS * FOLD:
+        total = np.add.reduce(rows, 0, np.int32)
+    else:
+        whole = count // FOLD * FOLD
+        folded = np.add.reduce(rows[:whole].reshape(-1, FOLD * dim), 0, np.int16).reshape(FOLD, dim)
+        total = np.add.reduce(folded, 0, np.int32)
+        total += np.add.reduce(rows[whole:], 0, np.int16)
+    return total
 
 
 class _RowBytes(dict[str, bytes]):

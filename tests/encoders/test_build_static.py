@@ -103,6 +103,7 @@ def test_the_teacher_is_asked_once_where_its_vectors_are_kept(tmp_path: Path) ->
     assert teacher.asked == 6
 
 
+@pytest.mark.slow
 @pytest.mark.fleet
 @pytest.mark.skipif(find_spec("torch") is None, reason="needs the torch extra")
 def test_fitting_learns_the_teacher_and_moves_only_rows_that_occur() -> None:

@@ -134,11 +134,17 @@ def test_a_huge_text_is_read_at_its_two_ends(encoder: StaticEncoder) -> None:
     assert np.array_equal(encoder.encode_one(huge), encoder.encode_one(head + "\n" + tail))
 
 
-def test_more_rows_than_int16_can_sum_are_summed_exactly() -> None:
-    table = np.full((2, 4), 127, np.int8)
+@pytest.mark.parametrize("count", [1, 258, 259, 300, 4128, 4129, 7000])
+def test_rows_of_any_number_are_summed_without_overflow(count: int) -> None:
+    table = np.array([[127, -127, 127, 1], [127, -127, 126, 0]], np.int8)
     encoder = StaticEncoder(table, ["a", "b"], "0" * 16)
-    assert np.allclose(encoder.encode_one("a " * 5000), 0.5)
-    assert np.allclose(encoder.encode_one("a b " * 129), 0.5)
+    expected = table[[0] + [1] * (count - 1)].astype(np.float64).sum(0)
+    got = encoder.encode_one("a" + " b" * (count - 1))
+    assert got == pytest.approx(expected / np.linalg.norm(expected), rel=1e-6)
+
+
+def test_the_shipped_weights_are_those_that_the_source_names(encoder: StaticEncoder) -> None:
+    assert encoder.hash in (WEIGHTS / "SOURCE.md").read_text(encoding="utf-8")
 
 
 def test_memory_of_words_is_bounded(encoder: StaticEncoder) -> None:
@@ -203,7 +209,7 @@ def test_it_loads_without_any_learning_library() -> None:
     subprocess.run([sys.executable, "-c", probe], check=True, cwd=WEIGHTS.parent.parent)
 
 
-@given(chunk=st.text(min_size=1, max_size=80))
+@given(chunk=st.text(min_size=1, max_size=80).map(str.lower))
 def test_the_parts_of_a_chunk_have_its_rows(segmenter: WordPiece, chunk: str) -> None:
     assert "".join(parts(chunk)) == chunk
     assert [row for part in parts(chunk) for row in segmenter.rows(part)] == segmenter.rows(chunk)
