@@ -61,6 +61,7 @@ class Findings:
     """Everything that was measured. `best_single` is the most accurate model on the test queries, seen afterwards."""
 
     workload: str
+    note: str
     train_queries: int
     rows: tuple[Measured, ...]
     explored: int
@@ -132,8 +133,8 @@ class Experiment:
         for route in (BEST, BALANCED):
             rows.append(await self._timed("after", self._measure(f"{route} after", "after", route)))
         rows.append(_oracle_row(models))
-        train_queries = len(self._workload.train)
-        return Findings(self._workload.name, train_queries, tuple(rows), count, spent, trained, self._seconds)
+        work = self._workload
+        return Findings(work.name, work.note, len(work.train), tuple(rows), count, spent, trained, self._seconds)
 
     async def _measure(self, name: str, kind: Kind, asked: str) -> Measured:
         questions = self._workload.test

@@ -44,6 +44,7 @@ def summary(findings: Findings) -> str:
         f"router {findings.trained_router}.",
         f"Learning {'helped' if verdict.helped else 'did not help'} ({BEST}): {verdict.reason}.",
         f"After minus the best single model: {points(findings.after_minus_best_single())}.",
+        findings.note,
         "Seconds: " + ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in findings.seconds.items()) + ".",
     ]
     return "\n".join(lines)

@@ -52,14 +52,16 @@ class Scenario:
     config: Callable[[str], dict[str, Any]]
 
 
-class BarProgress:
-    """Shows each phase of the experiment as a bar."""
+class ShownProgress:
+    """Shows each phase of the experiment as a bar, or as a line where the output is not a terminal."""
 
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
         self._task: TaskID | None = None
 
     def start(self, phase: str, total: int) -> None:
+        if self._bars.disable:
+            self._bars.console.print(f"{phase}: {total:,} to do", highlight=False)
         self._task = self._bars.add_task(phase, total=total)
 
     def step(self) -> None:
@@ -146,12 +148,12 @@ def run_scenario(scenario: Scenario, router: str, out_dir: Path, console: Consol
         gateway(scenario.config(upstream), folder) as stack,
         _bars(console) as bars,
     ):
-        findings = asyncio.run(_experiment(scenario, stack, router, BarProgress(bars)))
+        findings = asyncio.run(_experiment(scenario, stack, router, ShownProgress(bars)))
     show(findings, folder, console)
     return findings
 
 
-async def _experiment(scenario: Scenario, stack: Stack, router: str, progress: BarProgress) -> Findings:
+async def _experiment(scenario: Scenario, stack: Stack, router: str, progress: ShownProgress) -> Findings:
     async def learn(answers: int) -> None:
         progress.start(f"tokamak train --router {router} --deploy", 1)
         await all_feedback_logged(stack, answers)
@@ -190,7 +192,7 @@ def show(findings: Findings, folder: Path, console: Console) -> None:
 @contextmanager
 def _bars(console: Console) -> Iterator[Bars]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, TimeRemainingColumn(), console=console) as bars:
+    with Bars(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bars:
         yield bars
 
 

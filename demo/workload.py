@@ -28,9 +28,13 @@ class Question:
 
 
 class Workload(Protocol):
-    """Queries to learn from, disjoint queries to be judged on, the models that answer, and the judge."""
+    """Queries to learn from, disjoint queries to be judged on, the models that answer, and the judge.
+
+    `note` says what a reader of the costs must know.
+    """
 
     name: str
+    note: str
     models: tuple[str, ...]
     train: tuple[Question, ...]
     test: tuple[Question, ...]
@@ -57,7 +61,12 @@ class ReplayWorkload:
             questions[is_test(query.text, test_share)].append(Question(name, query.task, query.text))
         self.train, self.test = tuple(questions[False]), tuple(questions[True])
         if not self.train or not self.test:
-            raise ValueError(f"{len(chosen)} queries are too few to split into train and test; use some hundreds")
+            raise ValueError(
+                f"{len(chosen)} queries that all {len(self.models)} models answered are too few to split into train "
+                "and test; use some hundreds"
+            )
+        with_text = sum(query.texts is not None for query in chosen) / len(chosen)
+        self.note = _cost_note(with_text)
 
     def score(self, question: Question, model: str, answer: str) -> float:
         """The logged score, if the answer is the logged one to the letter."""
@@ -68,10 +77,22 @@ class ReplayWorkload:
         return self._sample.score(query, model)
 
 
+def _cost_note(with_text: float) -> str:
+    if with_text == 0:
+        return "This log kept no answers: costs are those of the prompts, and of a short line in place of each answer."
+    if with_text == 1:
+        return "Costs are those of prompts and answers by their length."
+    return (
+        f"This log kept the answers to {100 * with_text:.0f} % of these queries; for the others an answer is taken "
+        "to be as long as the mean of its model's."
+    )
+
+
 class FleetWorkload:
     """Micro-tasks with exact checkers for the fleet of small models; test contents were seen by no model."""
 
     name = "fleet"
+    note = "Prices of these models are invented, in proportion to their size."
 
     def __init__(self, train_per_family: int = FLEET_TRAIN_PER_FAMILY, test_per_family: int = FLEET_TEST_PER_FAMILY):
         self.models = tuple(name for name, about in fleet_models().items() if about["role"] != "target")

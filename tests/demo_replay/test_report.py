@@ -35,7 +35,7 @@ def findings(before: int, after: int, cost: float = 1e-4) -> Findings:
         measured("after", "after", after, cost, BALANCED),
         measured("oracle", "oracle", 190, cost),
     )
-    return Findings("pool", 400, rows, 1200, 0.5, "cluster@12345678", {"explore": 1.0})
+    return Findings("pool", "Costs are invented.", 400, rows, 1200, 0.5, "cluster@12345678", {"explore": 1.0})
 
 
 def test_figures_are_those_of_the_contract() -> None:

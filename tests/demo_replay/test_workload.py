@@ -33,6 +33,12 @@ def test_too_few_queries_are_refused() -> None:
         ReplayWorkload(load_sample("llmrouter14"), queries=1)
 
 
+def test_the_note_says_what_costs_are_made_of() -> None:
+    assert "kept no answers" in ReplayWorkload(load_sample("llmrouter14"), queries=300).note
+    assert "answers to 26 %" in ReplayWorkload(load_sample("mmlu_pro")).note
+    assert "invented" in FleetWorkload(5, 5).note
+
+
 def test_replay_score_is_the_logged_one_and_only_for_the_logged_answer() -> None:
     sample = load_sample("mmlu_pro")
     workload = ReplayWorkload(sample, queries=300)
