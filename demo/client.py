@@ -13,7 +13,7 @@ import orjson
 from demo.workload import Question
 
 CONCURRENCY = 32
-TIMEOUT_S = 120.0
+TIMEOUT_S = 600.0
 
 
 class TrafficError(RuntimeError):

@@ -33,6 +33,10 @@ FLEET_ASKS = 3
 """Of how many arms each training query is asked, at most all of them: what learning costs, and how sure it becomes."""
 
 
+FLEET_CONCURRENCY = 8
+"""The small models take turns on one thread: more requests at once would only wait longer."""
+
+
 class Exit(IntEnum):
     """Exit codes of `tokamak demo`; the largest of all fleets counts."""
 
@@ -125,7 +129,7 @@ def _fleet_scenario(asks: int) -> Scenario:
     return Scenario(
         name="models",
         workload=workload,
-        plan=Plan(asks=asks),
+        plan=Plan(asks=asks, concurrency=FLEET_CONCURRENCY),
         upstream=lambda folder: fleet_upstream(workload.models, folder),
         config=config,
     )
