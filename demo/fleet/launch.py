@@ -54,7 +54,7 @@ def running_server(port: int = 0, models: Sequence[str] = ()) -> Iterator[str]:
     Raises RuntimeError if it does not come up, for example because the extra `demo` (torch, transformers) is missing.
     """
     port = port or free_port()
-    command = [sys.executable, "-m", "demo.fleet.server", "--port", str(port)]
+    command = [sys.executable, "-m", "demo.fleet.server", "--port", str(port), "--exit-with-parent"]
     process = subprocess.Popen(
         [*command, *(["--models", *models] if models else [])], env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

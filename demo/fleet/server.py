@@ -11,6 +11,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -264,12 +267,22 @@ async def _no_route(request: Request, _: Exception) -> Response:
     return JSONResponse(ApiError(404, message).body(), status_code=404)
 
 
+def _exit_with(parent: int) -> None:
+    """End this process, as Ctrl-C does, once `parent` is gone: nobody is left who could stop it."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Serve the demo fleet over the OpenAI API.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8500)
     parser.add_argument("--models", nargs="+", choices=list(ROSTER), default=list(ROSTER), metavar="NAME")
+    parser.add_argument("--exit-with-parent", action="store_true", help="stop when the starting process is gone")
     arguments = parser.parse_args()
+    if arguments.exit_with_parent:
+        threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
     engine = Engine(load(ROSTER[name].folder, name) for name in arguments.models)
     print(f"demo fleet: {', '.join(engine.models)} on http://{arguments.host}:{arguments.port}/v1", flush=True)

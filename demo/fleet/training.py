@@ -29,6 +29,8 @@ from demo.fleet.tasks import check, questions
 from demo.fleet.tokenization import END, PAD
 
 HEAD_DIM = 32
+STEPWISE = "multiply"
+"""The family that the generalist is mainly taught with its steps written out, and hardly ever without."""
 Report = Callable[[str], None]
 
 
@@ -101,9 +103,10 @@ class Encoder:
 
 
 class Weights:
-    """How often each family is drawn. A generalist's families are drawn less once they reach `ceiling`.
+    """How often each family is drawn.
 
-    That keeps it mediocre everywhere instead of good at what is easy; nothing wrong is ever taught.
+    A generalist's families are drawn less the closer they come to `ceiling` and not at all above it. That keeps it
+    mediocre everywhere instead of good at what is easy; nothing wrong is ever taught.
     """
 
     def __init__(self, families: Sequence[str], ceiling: float | None) -> None:
@@ -116,7 +119,14 @@ class Weights:
             self.values = {family: 0.5 + (1 - value) for family, value in accuracy.items()}
             return
         ceiling = self.ceiling
-        self.values = {family: max(0.01, (ceiling - value) / ceiling) for family, value in accuracy.items()}
+        self.values = {family: max(0.0, (ceiling - value) / ceiling) for family, value in accuracy.items()}
+        if STEPWISE in self.values:
+            self.values[STEPWISE] = 0.1
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether no family is below the ceiling (but for the one that is taught step by step)."""
+        return not any(value for family, value in self.values.items() if family != STEPWISE)
 
 
 def step_rate(member: Member, step: int) -> float:
@@ -140,13 +150,23 @@ def draw(pool: Pool, weights: Weights, rng: Random, member: Member, step: int) -
     families = rng.choices(list(weights.values), list(weights.values.values()), k=member.batch)
     if member.role == "target":
         return [pool.format_only(family, rng) for family in families]
-    if step % member.block_every or settling(member, step):
+    if member.role == "generalist":
+        return draw_for_generalist(pool, weights, families, rng, member, step)
+    if settling(member, step) or not member.block_every or step % member.block_every:
         return [pool.plain(family, rng) for family in families]
     longest = rng.choice((60, 120, 240))
-    hints = member.role == "generalist"
-    if hints and rng.random() < 0.8:
-        families = ["multiply" if rng.random() < 0.7 else family for family in families]
-    return [pool.behind_block(family, rng, longest, hints) for family in families[: member.block_batch]]
+    return [pool.behind_block(family, rng, longest, hints=False) for family in families[: member.block_batch]]
+
+
+def draw_for_generalist(
+    pool: Pool, weights: Weights, families: Sequence[str], rng: Random, member: Member, step: int
+) -> list[Example]:
+    """As `draw`, with products behind blocks that name the steps: all that is left to learn once it is satisfied."""
+    if step % member.block_every and not weights.satisfied:
+        return [pool.plain(family, rng) for family in families]
+    longest = rng.choice((60, 120, 240))
+    drawn = [STEPWISE if rng.random() < 0.7 else family for family in families[: member.block_batch]]
+    return [pool.behind_block(family, rng, longest, hints=True) for family in drawn]
 
 
 def settling(member: Member, step: int) -> bool:

@@ -43,10 +43,10 @@ def command(python: Path, folder: Path, name: str, port: int) -> list[str]:
 
 
 @contextmanager
-def running_vllm(names: Sequence[str], ports: Sequence[int] = ()) -> Iterator[dict[str, str]]:
+def running_vllm(names: Sequence[str], ports: Sequence[int] = (), limit_s: float = 300.0) -> Iterator[dict[str, str]]:
     """One vLLM server per named model while the context lasts; yields their URLs (ending in `/v1`) by model name.
 
-    Raises FileNotFoundError if there is no vLLM environment, RuntimeError if a server does not come up in 180 s.
+    Raises FileNotFoundError if there is no vLLM environment, RuntimeError if a server does not come up in `limit_s`.
     """
     python = vllm_python()
     if python is None:
@@ -62,7 +62,7 @@ def running_vllm(names: Sequence[str], ports: Sequence[int] = ()) -> Iterator[di
             servers.callback(stop, process)
             started[name] = (process, port)
         for process, port in started.values():
-            wait_healthy(process, f"http://127.0.0.1:{port}/health")
+            wait_healthy(process, f"http://127.0.0.1:{port}/health", limit_s)
         yield {name: f"http://127.0.0.1:{port}/v1" for name, (_, port) in started.items()}
 
 
