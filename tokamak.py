@@ -35,6 +35,9 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Data folder; overrides the config.")] = None,
 ) -> None:
     """Serve the OpenAI-compatible API, and the admin API on its own port, until stopped."""
+    # One request's products are too small to share; waking BLAS threads for them costs more than they do.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
     from service.serve import serve as run
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
