@@ -56,9 +56,14 @@ def refused(config: Path) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def served(config: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+def served(config: Path, port: int, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    """`tokamak serve` in a process of its own, ready to answer."""
     with subprocess.Popen(
-        [*TOKAMAK, "serve", "--config", str(config)], stderr=subprocess.PIPE, text=True, env=ENV, cwd=ROOT
+        [*TOKAMAK, "serve", "--config", str(config)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**ENV, **environ},
+        cwd=ROOT,
     ) as process:
         try:
             until(lambda: process.poll() is not None or is_ready(port), "the service did not start")
