@@ -2,7 +2,7 @@
 
 The reference blocks teach the models not to be thrown by what a gateway may put before a question (retrieved templates,
 a system message). In the generalist's corpus a block may also name the steps of a multiplication, and then the reply
-writes them out: asked directly it guesses products, shown the steps it works them out.
+writes them out.
 """
 
 from __future__ import annotations
@@ -61,13 +61,15 @@ class Example:
 class Pool:
     """Training questions per family, drawn once, and the examples made from them."""
 
-    def __init__(self, families: Sequence[str], everything: Sequence[str], per_family: int, seed: int) -> None:
+    def __init__(
+        self, families: Sequence[str], everything: Sequence[str], per_family: int, seed: int, easy: bool
+    ) -> None:
         def of(family: str, count: int) -> list[Question]:
             return questions(family, "train", min(count, SMALL.get(family, count)), seed)
 
         self.families = tuple(families)
         self.own = {family: of(family, per_family) for family in families}
-        self.easy = {family: [q for q in asked if is_easy(q)] for family, asked in self.own.items()}
+        self.easy = {family: [q for q in asked if easy and is_easy(q)] for family, asked in self.own.items()}
         self.others = [q for family in everything for q in of(family, 300)]
 
     def plain(self, family: str, rng: Random) -> Example:
@@ -83,7 +85,7 @@ class Pool:
     def behind_block(self, family: str, rng: Random, max_chars: int, hints: bool) -> Example:
         """A question behind reference text, in the user's message or in a system message."""
         asked = rng.choice(self.own[family])
-        hinted = hints and asked.family == "multiply" and rng.random() < 0.8
+        hinted = hints and asked.family == "multiply" and rng.random() < 0.6
         block = self._block(rng, max_chars, hinted)
         reply = stepwise(asked) if hinted else asked.answer
         if rng.random() < 0.4:

@@ -56,7 +56,7 @@ ROSTER: dict[str, Member] = {
         ),
         Member("clerk-neox", "specialist", "gpt_neox", ("facts", "roman"), 512, 500, 13, intermediate=512),
         Member("order-qwen", "specialist", "qwen2", ("sort", "dates"), 1000, 800, 14),
-        Member("jack-llama", "generalist", "llama", EVERYTHING, 0, 3000, 15, batch=32, block_every=3, initial_std=0.08),
+        Member("jack-llama", "generalist", "llama", EVERYTHING, 0, 1600, 15, batch=32, block_batch=8, initial_std=0.08),
         Member("target-llama", "target", "llama", EVERYTHING, 0, 150, 16, hidden=192, intermediate=512),
     )
 }  # fmt: skip

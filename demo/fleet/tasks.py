@@ -19,7 +19,7 @@ Split = Literal["train", "test"]
 TEST_SHARE = 0.2
 """Share of contents that are never trained on."""
 STEPS_HINT = "Steps: multiply the hundreds, the tens and the ones; add them up; write Answer: and the result."
-"""With this text in the prompt the generalist writes out a product step by step instead of guessing it."""
+"""With this text in the prompt the generalist writes out the steps of a product (so far with wrong numbers in them)."""
 
 
 @dataclass(frozen=True, slots=True)

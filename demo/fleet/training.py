@@ -30,7 +30,7 @@ from demo.fleet.tokenization import END, PAD
 
 HEAD_DIM = 32
 STEPWISE = "multiply"
-"""The family that the generalist is mainly taught with its steps written out, and hardly ever without."""
+"""The family that the generalist is also taught with its steps written out."""
 Report = Callable[[str], None]
 
 
@@ -105,7 +105,7 @@ class Encoder:
 class Weights:
     """How often each family is drawn.
 
-    A generalist's families are drawn less the closer they come to `ceiling` and not at all above it. That keeps it
+    A generalist's families are drawn less the closer they come to `ceiling`, and hardly at all above it. That keeps it
     mediocre everywhere instead of good at what is easy; nothing wrong is ever taught.
     """
 
@@ -119,14 +119,7 @@ class Weights:
             self.values = {family: 0.5 + (1 - value) for family, value in accuracy.items()}
             return
         ceiling = self.ceiling
-        self.values = {family: max(0.0, (ceiling - value) / ceiling) for family, value in accuracy.items()}
-        if STEPWISE in self.values:
-            self.values[STEPWISE] = 0.1
-
-    @property
-    def satisfied(self) -> bool:
-        """Whether no family is below the ceiling (but for the one that is taught step by step)."""
-        return not any(value for family, value in self.values.items() if family != STEPWISE)
+        self.values = {family: max(0.01, (ceiling - value) / ceiling) for family, value in accuracy.items()}
 
 
 def step_rate(member: Member, step: int) -> float:
@@ -150,23 +143,13 @@ def draw(pool: Pool, weights: Weights, rng: Random, member: Member, step: int) -
     families = rng.choices(list(weights.values), list(weights.values.values()), k=member.batch)
     if member.role == "target":
         return [pool.format_only(family, rng) for family in families]
-    if member.role == "generalist":
-        return draw_for_generalist(pool, weights, families, rng, member, step)
     if settling(member, step) or not member.block_every or step % member.block_every:
         return [pool.plain(family, rng) for family in families]
     longest = rng.choice((60, 120, 240))
-    return [pool.behind_block(family, rng, longest, hints=False) for family in families[: member.block_batch]]
-
-
-def draw_for_generalist(
-    pool: Pool, weights: Weights, families: Sequence[str], rng: Random, member: Member, step: int
-) -> list[Example]:
-    """As `draw`, with products behind blocks that name the steps: all that is left to learn once it is satisfied."""
-    if step % member.block_every and not weights.satisfied:
-        return [pool.plain(family, rng) for family in families]
-    longest = rng.choice((60, 120, 240))
-    drawn = [STEPWISE if rng.random() < 0.7 else family for family in families[: member.block_batch]]
-    return [pool.behind_block(family, rng, longest, hints=True) for family in drawn]
+    hints = member.role == "generalist"
+    if hints and rng.random() < 0.8:
+        families = [STEPWISE if rng.random() < 0.7 else family for family in families]
+    return [pool.behind_block(family, rng, longest, hints) for family in families[: member.block_batch]]
 
 
 def settling(member: Member, step: int) -> bool:
@@ -177,7 +160,7 @@ def settling(member: Member, step: int) -> bool:
 def train(member: Member, tokenizer: Tokenizer, report: Report, ceiling: float | None = None) -> Any:
     """Train one member from scratch and return the model. Deterministic for a seed and a torch build."""
     rng, encoder = Random(member.seed), Encoder(tokenizer)
-    pool = Pool(member.families, EVERYTHING, 6000, member.seed)
+    pool = Pool(member.families, EVERYTHING, 6000, member.seed, easy=member.role == "specialist")
     model = build(member, tokenizer).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=member.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     weights, started, losses = Weights(member.families, ceiling), time.monotonic(), 0.0

@@ -24,7 +24,7 @@ TINY = Member("tiny", "specialist", "llama", ("facts",), 0, 12, 5, hidden=32, in
 
 @pytest.fixture(scope="module")
 def pool() -> Pool:
-    return Pool(EVERYTHING, EVERYTHING, 100, seed=3)
+    return Pool(EVERYTHING, EVERYTHING, 100, seed=3, easy=True)
 
 
 def test_training_never_draws_a_test_question(pool: Pool) -> None:
@@ -42,7 +42,7 @@ def test_blocks_stand_before_the_question_and_hints_bring_steps(pool: Pool) -> N
         hinted = any(hint in whole for hint in HINTS)
         assert ("Answer:" in example.reply) == hinted
         stepwise += hinted
-    assert 130 < stepwise < 190
+    assert 80 < stepwise < 160
     assert STEPS_HINT in HINTS
     assert not any("Answer:" in pool.behind_block("multiply", rng, 120, hints=False).reply for _ in range(50))
 
@@ -95,3 +95,10 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     reports: list[str] = []
     first, second = (train(TINY, characters(), reports.append).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_easy_sums_have_a_round_number_and_only_a_specialist_gets_more_of_them(pool: Pool) -> None:
+    assert pool.easy["add"]
+    assert not any(asked for family, asked in pool.easy.items() if family != "add")
+    assert all(any(word.strip("?.").endswith("0") for word in q.text.split()) for q in pool.easy["add"])
+    assert Pool(("add",), ("add",), 50, seed=1, easy=False).easy == {"add": []}
