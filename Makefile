@@ -12,7 +12,8 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 # Arguments of `make run`, such as RUN="--port 9000".
 RUN ?=
-PYTEST ?=
+# Two processes, each test file in one of them; PYTEST="tests/registry -x" for a part.
+PYTEST ?= -n 2 --dist loadfile
 
 STATE := $(VENV)/.state
 PYTHON := $(VENV)/bin/python
@@ -94,7 +95,7 @@ $(STATE)/tools: constraints.txt | $(PYTHON)
 	@mkdir -p $(STATE) && $(PIP) install --constraint constraints.txt setuptools wheel && touch $@
 
 $(STATE)/base: $(SOURCES) $(STATE)/tools
-	@echo "== Installing the gateway (about 250 MB)"
+	@echo "== Installing the gateway (about 230 MB)"
 	@$(PIP) install $(EDITABLE) . && touch $@
 
 $(STATE)/torch: constraints.txt | $(STATE)/tools
