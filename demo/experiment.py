@@ -50,7 +50,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much traffic: each train query is asked of `asks` different arms drawn at random."""
+    """How much traffic: each train query is asked of `asks` different arms, at most all of them, drawn at random."""
 
     asks: int
     concurrency: int = CONCURRENCY
@@ -163,19 +163,16 @@ class Experiment:
         self._progress.start(f"explore: {asks} arms for each train query", asks * len(questions))
         spent: list[float | None] = []
 
-        async def ask(question: Question) -> None:
-            left = list(self._workload.models)
-            for _ in range(asks):
-                answer = await self._client.ask(question, EXPLORE, only=tuple(left))
-                left.remove(answer.model)
-                await self._client.give_feedback(
-                    answer.request_id, self._workload.score(question, answer.model, answer.text)
-                )
-                spent.append(answer.cost_usd)
-                self._progress.step()
+        async def ask(question: Question, hand: tuple[str, ...]) -> None:
+            answer = await self._client.ask(question, EXPLORE, only=hand)
+            score = self._workload.score(question, answer.model, answer.text)
+            await self._client.give_feedback(answer.request_id, score)
+            spent.append(answer.cost_usd)
+            self._progress.step()
 
-        order = self._rng.permutation(len(questions))
-        await at_once((partial(ask, questions[index]) for index in order), self._plan.concurrency)
+        dealt = [(question, hand) for question in questions for hand in hands(self._workload.models, asks, self._rng)]
+        self._rng.shuffle(dealt)
+        await at_once((partial(ask, *pair) for pair in dealt), self._plan.concurrency)
         known = [cost for cost in spent if cost is not None]
         return len(spent), sum(known) if len(known) == len(spent) else None
 
@@ -194,6 +191,17 @@ class Experiment:
         result = await work
         self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - started
         return result
+
+
+def hands(models: Sequence[str], count: int, rng: np.random.Generator) -> list[tuple[str, ...]]:
+    """All models, shuffled and dealt into `count` hands as even as can be.
+
+    One request draws its arm from each hand, so a query meets `count` different arms, and the logged propensity, one
+    over the size of the hand, is exactly the probability that this arm was asked this query. Drawing again and again
+    from what is left would log probabilities that depend on the order.
+    """
+    shuffled = [models[index] for index in rng.permutation(len(models))]
+    return [tuple(shuffled[start::count]) for start in range(count)]
 
 
 def _oracle_row(models: Sequence[Measured]) -> Measured:

@@ -24,7 +24,7 @@ def test_fewer_queries_keep_their_sides_and_proportion() -> None:
     assert len(part.train) + len(part.test) == 500
     assert {q.id for q in part.test} <= {q.id for q in whole.test}
     assert {q.id for q in part.train} <= {q.id for q in whole.train}
-    assert 0.2 < len(part.test) / 500 < 0.4
+    assert 0.4 < len(part.test) / 500 < 0.6
     assert len({q.task for q in part.train}) == 14
 
 
