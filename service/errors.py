@@ -109,7 +109,7 @@ def upstream_error(failure: UpstreamFailed) -> ApiError:
             429, "rate_limit_error", "rate_limit_exceeded", f"The upstream of {where!r} is rate limited: {why}",
             retry_after_s=failure.retry_after_s or 1.0,
         )  # fmt: skip
-    if status == 504:
+    if status in (408, 504):
         return ApiError(504, "api_error", "upstream_timeout", f"The upstream of {where!r} was too slow: {why}")
     if status == 503:
         return ApiError(
