@@ -28,7 +28,7 @@ def alone(_alone: Fleet) -> Fleet:
 
 
 CASES: dict[str, tuple[Script, int, str, str | None]] = {
-    "408": (failing(408), 502, "api_error", "upstream_error"),
+    "408": (failing(408), 504, "api_error", "upstream_timeout"),
     "429": (failing(429), 429, "rate_limit_error", "rate_limit_exceeded"),
     "500": (failing(500), 502, "api_error", "upstream_error"),
     "502": (fixed(502, b"<html>"), 502, "api_error", "upstream_error"),

@@ -155,7 +155,7 @@ async def test_the_first_byte_has_a_deadline() -> None:
         await reader.read()
 
     async with serving(respond, first_byte_timeout_s=0.05) as pool:
-        with pytest.raises(CallFailed, match="no byte within") as failed:
+        with pytest.raises(CallFailed, match="no byte of an answer within") as failed:
             await pool.call("/x", b"{}")
     assert failed.value.kind == "timeout"
 

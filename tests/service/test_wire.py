@@ -86,7 +86,8 @@ def test_what_is_not_json_is_no_answer() -> None:
 @pytest.mark.parametrize(
     ("raw", "message", "code", "shaped"),
     [
-        (b'{"error": {"message": "no", "type": "t", "code": "c"}}', "no", "c", True),
+        (b'{"error": {"message": "no", "type": "t", "param": null, "code": "c"}}', "no", "c", True),
+        (b'{"error": {"message": "no", "type": "t", "code": "c"}}', "no", "c", False),
         (b'{"error": "no"}', "no", None, False),
         (b'{"object": "error", "message": "no", "code": 400}', "no", 400, False),
         (b'{"detail": "no"}', "no", None, False),
