@@ -29,7 +29,7 @@ def table(findings: Findings) -> Table:
             _ratio(row, findings.best_single),
             style=STYLES[row.kind],
         )
-    made.caption = "* best single model, in hindsight; its cost is 1.00 x. USD/1k: list price of 1,000 queries"
+    made.caption = "* best single model, in hindsight; its cost is 1.00 x"
     return made
 
 
@@ -37,7 +37,7 @@ def summary(findings: Findings) -> str:
     """The sentences below the table."""
     verdict = findings.verdict()
     spent = findings.exploration_usd
-    bill = "" if spent is None else f", which cost {spent:.2f} USD at list prices"
+    bill = "" if spent is None else f", which cost {spent:.3g} USD at list prices"
     lines = [
         *(f"{row.name}: {_arms(row)}." for row in findings.rows if row.kind in ("before", "after")),
         f"Learned from {findings.explored:,} scored answers to {findings.train_queries:,} other queries{bill}; "

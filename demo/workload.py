@@ -11,8 +11,8 @@ from demo.replay.sample import ReplaySample, content_hash, is_test
 
 REPLAY_TEST_SHARE = 0.5
 """Half: a gain of two or three points is told from chance with some thousands of test queries, not with fewer."""
-FLEET_TRAIN_PER_FAMILY = 30
-FLEET_TEST_PER_FAMILY = 25
+FLEET_TRAIN_PER_FAMILY = 60
+FLEET_TEST_PER_FAMILY = 40
 
 
 class WrongAnswer(RuntimeError):
