@@ -14,6 +14,10 @@ from demo.workload import Question
 
 CONCURRENCY = 32
 TIMEOUT_S = 600.0
+PACE_EVERY = 200
+PACE_S = 0.1
+MAX_LOG_QUEUE = 4000
+"""Records; a fifth of what the gateway's log holds before it drops any."""
 
 
 class TrafficError(RuntimeError):
@@ -36,12 +40,53 @@ class Answer(NamedTuple):
         return self.arm.split("#", 1)[0]
 
 
-class GatewayClient:
-    """Speaks to one gateway at `base_url` (ending in `/v1`) over one pool of connections."""
+class Pace:
+    """Holds requests back while the gateway's log has much to write: a record that finds no room there is lost.
 
-    def __init__(self, session: aiohttp.ClientSession, base_url: str) -> None:
+    `metrics_url` is the Prometheus endpoint of the gateway. It is asked once in `PACE_EVERY` requests.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, metrics_url: str) -> None:
+        self._session = session
+        self._metrics_url = metrics_url
+        self._sent = 0
+        self._free = asyncio.Event()
+        self._free.set()
+
+    async def wait(self) -> None:
+        """Return when the next request may be sent. Raises TrafficError if the log has lost a record."""
+        await self._free.wait()
+        self._sent += 1
+        if self._sent % PACE_EVERY:
+            return
+        self._free.clear()
+        try:
+            while True:
+                if await self._depth() <= MAX_LOG_QUEUE:
+                    return
+                await asyncio.sleep(PACE_S)
+        finally:
+            self._free.set()
+
+    async def _depth(self) -> float:
+        try:
+            async with self._session.get(self._metrics_url) as response:
+                lines = (await response.text()).splitlines()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise TrafficError(f"GET {self._metrics_url} broke off: {error!r}") from error
+        values = dict(line.rsplit(" ", 1) for line in lines if line.startswith("tokamak_log_"))
+        if float(values["tokamak_log_dropped_total"]) > 0:
+            raise TrafficError("the gateway's log lost records: its disk is slower than the traffic; use fewer queries")
+        return float(values["tokamak_log_queue_depth"])
+
+
+class GatewayClient:
+    """Speaks to one gateway at `base_url` (ending in `/v1`) over one pool of connections, at the given pace."""
+
+    def __init__(self, session: aiohttp.ClientSession, base_url: str, pace: Pace | None = None) -> None:
         self._session = session
         self._base_url = base_url
+        self._pace = pace
 
     async def ask(
         self, question: Question, model: str, *, store: bool = True, only: tuple[str, ...] | None = None
@@ -50,6 +95,8 @@ class GatewayClient:
 
         Raises TrafficError for any answer but a complete one.
         """
+        if self._pace is not None:
+            await self._pace.wait()
         body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": question.text}]}
         if not store:
             body["store"] = False
@@ -94,11 +141,11 @@ class GatewayClient:
 
 
 @asynccontextmanager
-async def gateway_client(base_url: str) -> AsyncIterator[GatewayClient]:
-    """A client whose connections are closed at the end."""
+async def gateway_client(base_url: str, metrics_url: str | None = None) -> AsyncIterator[GatewayClient]:
+    """A client whose connections are closed at the end; it keeps pace with the gateway's log if it can see it."""
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
-        yield GatewayClient(session, base_url)
+        yield GatewayClient(session, base_url, None if metrics_url is None else Pace(session, metrics_url))
 
 
 async def at_once(jobs: Iterable[Callable[[], Any]], concurrency: int = CONCURRENCY) -> None:

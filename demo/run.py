@@ -165,7 +165,7 @@ async def _experiment(scenario: Scenario, stack: Stack, router: str, progress: S
         progress.step()
 
     try:
-        async with gateway_client(stack.base_url) as client:
+        async with gateway_client(stack.base_url, stack.metrics_url) as client:
             return await Experiment(client, scenario.workload, scenario.plan, learn, progress).run()
     except ExceptionGroup as group:
         raise _first(group) from group

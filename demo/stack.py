@@ -40,6 +40,7 @@ class Stack:
     """Where the gateway of a run listens and keeps its data. `base_url` ends in `/v1`."""
 
     base_url: str
+    metrics_url: str
     data_dir: Path
     folder: Path
 
@@ -111,7 +112,7 @@ def gateway(config: dict[str, Any], folder: Path) -> Iterator[Stack]:
     path.write_text(yaml.safe_dump({**config, "server": server}, sort_keys=False))
     command = [sys.executable, "-m", "tokamak", "serve", "--config", str(path)]
     with process("gateway", command, f"http://127.0.0.1:{port}/ready", folder, START_LIMIT_S):
-        yield Stack(f"http://127.0.0.1:{port}/v1", data_dir, folder)
+        yield Stack(f"http://127.0.0.1:{port}/v1", f"http://127.0.0.1:{admin_port}/metrics", data_dir, folder)
 
 
 def train(stack: Stack, router: str) -> None:

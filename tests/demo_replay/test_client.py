@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from demo.client import GatewayClient, TrafficError, at_once, gateway_client
+from demo.client import MAX_LOG_QUEUE, PACE_EVERY, GatewayClient, TrafficError, at_once, gateway_client
 from demo.workload import Question
 
 QUESTION = Question("q1", "t", "Which letter?")
@@ -88,3 +88,34 @@ async def test_the_first_error_stops_all_jobs() -> None:
         await at_once((fail for _ in range(100)), concurrency=3)
     assert all(isinstance(error, TrafficError) for error in caught.value.exceptions)
     assert len(caught.value.exceptions) <= 3
+
+
+@pytest.mark.parametrize(("dropped", "fails"), [(0, False), (3, True)])
+async def test_requests_wait_while_the_log_is_behind_and_fail_when_it_lost_records(dropped: int, fails: bool) -> None:
+    depths = [MAX_LOG_QUEUE + 1.0, MAX_LOG_QUEUE + 1.0, 5.0]
+    asked: list[float] = []
+
+    async def metrics(_: web.Request) -> web.Response:
+        asked.append(depths[len(asked)])
+        return web.Response(text=f"tokamak_log_queue_depth {asked[-1]}\ntokamak_log_dropped_total {dropped}\n")
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    app.router.add_post("/v1/chat/completions", answers)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    base = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        async with gateway_client(f"{base}/v1", f"{base}/metrics") as client:
+            for _ in range(PACE_EVERY - 1):
+                await client.ask(QUESTION, "priced")
+            assert asked == []
+            if fails:
+                with pytest.raises(TrafficError, match="lost records"):
+                    await client.ask(QUESTION, "priced")
+            else:
+                await client.ask(QUESTION, "priced")
+                assert asked == depths
+    finally:
+        await runner.cleanup()
