@@ -13,6 +13,7 @@ import asyncio
 import itertools
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,6 @@ import numpy as np
 
 from benchmarks.gateway_ground import KEY, KEY_VARIABLE, PINNED, prepare, queries
 
-UPSTREAM_PORT = 9150
-GATEWAY_PORT = 9350
 WORKERS = 32
 SAMPLE_EVERY = 2_000
 KINDS = ("pinned", "auto", "auto", "stream", "left", "pinned", "malformed", "auto stream")
@@ -42,6 +41,7 @@ class Soak:
     """The run so far. `samples` are (requests done, resident MB, open files) of the gateway's process."""
 
     pid: int
+    port: int
     total: int
     done: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -63,7 +63,7 @@ def resident_mb(pid: int) -> float:
 
 
 async def _worker(soak: Soak, kinds: Iterator[str], texts: list[str]) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", GATEWAY_PORT)
+    reader, writer = await asyncio.open_connection("127.0.0.1", soak.port)
     for kind in kinds:
         if soak.done >= soak.total:
             break
@@ -73,7 +73,7 @@ async def _worker(soak: Soak, kinds: Iterator[str], texts: list[str]) -> None:
         if kind == "left" and status == "200":
             await reader.read(1)
             writer.transport.abort()
-            reader, writer = await asyncio.open_connection("127.0.0.1", GATEWAY_PORT)
+            reader, writer = await asyncio.open_connection("127.0.0.1", soak.port)
         elif b"chunked" in head.lower():
             await reader.readuntil(b"\r\n0\r\n\r\n")
         else:
@@ -109,12 +109,13 @@ async def _drive(soak: Soak, in_turn: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def running_gateway(harness: Path, folder: Path) -> Iterator[int]:
-    """A mock upstream and a gateway in front of it; gives the gateway's process id."""
+def running_gateway(harness: Path, folder: Path) -> Iterator[tuple[int, int]]:
+    """A mock upstream and a gateway in front of it; gives the gateway's process id and port."""
     environ = {**os.environ, KEY_VARIABLE: KEY}
-    config = prepare(folder, f"http://127.0.0.1:{UPSTREAM_PORT}/v1", GATEWAY_PORT)
+    port, upstream_port = _free_port(), _free_port()
+    config = prepare(folder, f"http://127.0.0.1:{upstream_port}/v1", port)
     log = folder / "gateway.log"
-    upstream = [str(harness / "bin" / "mock_upstream"), "--port", str(UPSTREAM_PORT), "--chunks", "16"]
+    upstream = [str(harness / "bin" / "mock_upstream"), "--port", str(upstream_port), "--chunks", "16"]
     serve = [sys.executable, "-m", "tokamak", "serve", "--config", str(config)]
     root = Path(__file__).resolve().parent.parent
     with (
@@ -123,19 +124,30 @@ def running_gateway(harness: Path, folder: Path) -> Iterator[int]:
         subprocess.Popen(serve, env=environ, cwd=root, stdout=out, stderr=out) as gateway,
     ):
         try:
-            _wait_until_ready(gateway, log)
-            yield gateway.pid
+            _wait_until_ready(gateway, port, log)
+            yield gateway.pid, port
         finally:
             gateway.terminate()
             gateway.wait(60)
             mock.terminate()
 
 
-def _wait_until_ready(gateway: subprocess.Popen[bytes], log: Path) -> None:
+def _free_port() -> int:
+    """A port that is free and so is the one after it, for the admin API."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            with suppress(OSError, OverflowError):
+                second.bind(("127.0.0.1", port + 1))
+                return port
+
+
+def _wait_until_ready(gateway: subprocess.Popen[bytes], port: int, log: Path) -> None:
     until = time.monotonic() + 60
     while time.monotonic() < until:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{GATEWAY_PORT}/ready", timeout=1):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=1):
                 return
         except OSError:
             if gateway.poll() is not None:
@@ -148,8 +160,8 @@ def run(harness: Path, total: int, kinds: tuple[str, ...] = KINDS) -> dict[str, 
     """Soak and return one row: slope in MB per 100,000 requests, first and last samples, what was answered."""
     with tempfile.TemporaryDirectory() as folder:
         ground = Path(folder) / "ground"
-        with running_gateway(harness, ground) as pid:
-            soak = Soak(pid, total)
+        with running_gateway(harness, ground) as (pid, port):
+            soak = Soak(pid, port, total)
             start = time.monotonic()
             asyncio.run(_drive(soak, kinds))
             seconds = time.monotonic() - start
