@@ -43,7 +43,7 @@ def logged(text: str, **fields: object) -> LoggedQuery:
 
 def test_bundled_samples_fit_and_are_named() -> None:
     assert bundled_samples() == ("llmrouter14", "mmlu_pro")
-    assert sum(path.stat().st_size for path in BUNDLED.iterdir()) <= MAX_BYTES
+    assert sum(path.stat().st_size for path in BUNDLED.glob("*.gz")) <= MAX_BYTES
 
 
 @pytest.mark.parametrize(("name", "queries", "models", "licence"), [
