@@ -28,7 +28,7 @@ from templates_store.database import TemplateStoreError
 from templates_store.index import TemplateIndex, load_index
 from templates_store.store import TemplateStore
 from templates_store.template import Hit
-from traffic.log import TrafficLog, open_log
+from traffic.log import LogError, TrafficLog, open_log
 
 if TYPE_CHECKING:
     from encoders.batching import BatchingEncoder
@@ -37,6 +37,9 @@ logger = logging.getLogger("tokamak.gateway")
 
 ROUTER_KIND = "router"
 COLD_START = "prior@0"
+LOG_BACKLOG = 1_000
+"""Records waiting to be written above which requests give way to the log."""
+LOG_PAUSE_S = 0.0005
 
 
 class Gateway:
@@ -108,13 +111,20 @@ class Gateway:
         if self._template_store is not None:
             self._template_store.close()
         if self._log is not None:
-            await self._log.close()
+            try:
+                await self._log.close()
+            except LogError as error:
+                logger.error("%s", error)
 
     def record(self, exchange: Exchange) -> None:
         """Log and count a finished request."""
         record = exchange.record(keep_content=self.config.log.content)
         self.metrics.observe(record)
         self.log.append(record)
+        if self.log.backlog() > LOG_BACKLOG:
+            # The log's thread needs the interpreter for every row and gets it late while this one is never idle.
+            # Standing back makes both go at the same pace: under saturation requests wait, no record is dropped.
+            time.sleep(LOG_PAUSE_S)
 
     def find_templates(self, serving: Serving, vector: Vectors, key: Key) -> Sequence[Hit]:
         """The templates for a query, most similar first; none if none is close enough."""

@@ -49,8 +49,8 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
     watch: DisconnectWatch | None = None
     admitted: Key | None = None
     try:
-        exchange.raw = await read_body(scope, receive, gateway.max_body_bytes)
         exchange.key = key = gateway.limits.authenticate(exchange.headers)
+        exchange.raw = await read_body(scope, receive, gateway.max_body_bytes)
         exchange.request = request = parse(exchange.raw)
         gateway.limits.admit(key)
         admitted = key

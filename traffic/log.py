@@ -48,6 +48,9 @@ class TrafficLog(Protocol):
 
     def stats(self) -> LogStats: ...
 
+    def backlog(self) -> int:
+        """Records that are not durable yet; cheap enough to ask at every request."""
+
     async def interaction(self, interaction_id: str) -> Interaction | None:
         """The interaction, written or still queued, whose `id`, else `answer_id`, else `client_request_id` this is.
 

@@ -119,6 +119,9 @@ class RedisLog:
     async def close(self) -> None:
         await self._queue.close()
 
+    def backlog(self) -> int:
+        return self._queue.backlog()
+
     def stats(self) -> LogStats:
         return self._queue.stats()
 

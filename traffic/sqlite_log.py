@@ -62,6 +62,9 @@ class SqliteLog:
                     self._lookup_db.close()
                     self._lookup_db = None
 
+    def backlog(self) -> int:
+        return self._queue.backlog()
+
     def stats(self) -> LogStats:
         return self._queue.stats()
 

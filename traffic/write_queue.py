@@ -132,6 +132,10 @@ class WriteQueue:
                 return found
         return None
 
+    def backlog(self) -> int:
+        """Records in the queue; reads one length, takes no lock."""
+        return len(self._queue)
+
     def stats(self) -> LogStats:
         with self._lock:
             return LogStats(

@@ -28,6 +28,7 @@ async def embeddings(gateway: Gateway, scope: Scope, receive: Receive, send: Sen
     """Which of the two is asked is only known from the body, so it is read here and handed on."""
     exchange = Exchange("/embeddings", scope["headers"])
     try:
+        exchange.key = key = gateway.limits.authenticate(exchange.headers)
         raw = await read_body(scope, receive, gateway.max_body_bytes)
     except ApiError as error:
         await _refused(gateway, exchange, error, send)
@@ -42,7 +43,6 @@ async def embeddings(gateway: Gateway, scope: Scope, receive: Receive, send: Sen
         return
     exchange.raw = raw
     try:
-        exchange.key = key = gateway.limits.authenticate(exchange.headers)
         exchange.request = request = embedding_request(raw)
         if request.model != own:
             await answer(gateway, "/embeddings", embedding_request, scope, _replay(raw, receive), send)
