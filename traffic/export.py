@@ -14,7 +14,7 @@ import msgspec
 
 from traffic.log import TrafficLog
 from traffic.parquet_tables import Columns, record_file
-from traffic.records import Interaction
+from traffic.records import Decision, Interaction
 from traffic.snapshot import new_file
 from traffic.sse import answer_object, answer_text
 
@@ -74,7 +74,7 @@ def flywheel_line(record: Interaction) -> dict[str, Any] | None:
         "error_code": record.error_code,
         "arm": record.arm,
         "model": record.model,
-        "decision": record.decision,
+        "decision": None if record.decision is None else _decision(record.decision),
         "attempts": record.attempts,
         "usage": record.usage,
         "cost_usd": record.cost_usd,
@@ -84,6 +84,12 @@ def flywheel_line(record: Interaction) -> dict[str, Any] | None:
         "session": record.session,
         "schema": record.schema,
     }
+
+
+def _decision(decision: Decision) -> dict[str, Any]:
+    """The decision with its candidates by name, as people and programs read them."""
+    candidates = [msgspec.structs.asdict(candidate) for candidate in decision.candidates]
+    return {**msgspec.structs.asdict(decision), "candidates": candidates}
 
 
 def write_training_rows(log: TrafficLog, out: Path, since: float = 0.0, until: float | None = None) -> Export:
