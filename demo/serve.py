@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import typer
 
-from demo.fleet.config import OUTCOMES_FILE, fleet_config
+from demo.fleet.config import OUTCOMES_FILE, fleet_config, fleet_models, spread_config
 from demo.fleet.launch import running_server
+from demo.fleet.vllm import running_vllm, vllm_python
 from encoders.protocol import load_encoder
 from offline.outcome_file import outcomes_from_file
 from offline.train_router import train
@@ -21,6 +24,7 @@ from routers.catalogue import KIND
 
 MISSING_EXIT = 5
 """Exit code when the demo extra is not installed."""
+VLLM_START_S = 600.0
 
 
 @contextmanager
@@ -33,12 +37,26 @@ def demo_fleet(data_dir: Path) -> Iterator[Config]:
             err=True,
         )
         raise typer.Exit(MISSING_EXIT)
-    typer.echo("Starting the demo fleet's server ...", err=True)
-    with running_server() as base_url:
-        document = fleet_config(base_url)
+    with fleet_servers() as document:
         config = Config.model_validate({**document, "server": {"data_dir": str(data_dir)}})
         deploy_first_router(config, Artifacts(data_dir / "artifacts"))
         yield config
+
+
+@contextmanager
+def fleet_servers() -> Iterator[dict[str, Any]]:
+    """The fleet's config while it is served: by vLLM where `make vllm` has set it up, else by the light server.
+
+    `TOKAMAK_DEMO_SERVER=light` asks for the light server in any case: it starts in seconds, six vLLMs take minutes.
+    """
+    if vllm_python() is not None and os.environ.get("TOKAMAK_DEMO_SERVER") != "light":
+        typer.echo("Starting a vLLM for each model of the demo fleet (a minute or more) ...", err=True)
+        with running_vllm(list(fleet_models()), limit_s=VLLM_START_S) as urls:
+            yield spread_config(urls)
+        return
+    typer.echo("Starting the demo fleet's light server ...", err=True)
+    with running_server() as base_url:
+        yield fleet_config(base_url)
 
 
 def deploy_first_router(config: Config, artifacts: Artifacts) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,12 @@ def fleet_config(base_url: str) -> dict[str, Any]:
         },
         "routes": {"auto": {"models": routed}},
     }
+
+
+def spread_config(urls: Mapping[str, str]) -> dict[str, Any]:
+    """The same fleet where each model has a server of its own (as with vLLM); `urls` by model name, ending in `/v1`."""
+    document = fleet_config("http://127.0.0.1/v1")
+    document["upstreams"] = {name: {"base_url": url.rstrip("/")} for name, url in urls.items()}
+    for name, model in document["models"].items():
+        model["endpoints"] = [{"upstream": name}]
+    return document

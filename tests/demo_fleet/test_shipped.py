@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from demo.fleet.config import ACCURACY_FILE, OUTCOMES_FILE, fleet_config, fleet_models
+from demo.fleet.config import ACCURACY_FILE, OUTCOMES_FILE, fleet_config, fleet_models, spread_config
 from demo.fleet.families import FAMILIES
 from demo.fleet.roster import ROSTER
 from demo.fleet.tasks import check, mixed
@@ -87,3 +87,10 @@ def test_larger_models_cost_more() -> None:
     prices = [about["prices"]["prompt_per_1m"] for about in models]
     assert prices == sorted(prices)
     assert prices[0] < prices[-1]
+
+
+def test_each_model_may_have_a_server_of_its_own() -> None:
+    urls = {name: f"http://127.0.0.1:{port}/v1" for port, name in enumerate(fleet_models(), 8510)}
+    config = Config.model_validate(spread_config(urls))
+    assert {name: upstream.base_url for name, upstream in config.upstreams.items()} == urls
+    assert {name: model.endpoints[0].upstream for name, model in config.models.items()} == {name: name for name in urls}
