@@ -34,8 +34,8 @@ class ModelRequest:
     answer_tokens: int | None
 
     def query(self) -> str:
-        """The text to encode; empty if the request holds no text."""
-        raise NotImplementedError
+        """The text to encode; empty if the request holds no text, as one for embeddings."""
+        return ""
 
 
 class ChatRequest(ModelRequest):
@@ -58,9 +58,6 @@ class CompletionRequest(ModelRequest):
 
 class EmbeddingRequest(ModelRequest):
     """`POST /v1/embeddings`."""
-
-    def query(self) -> str:
-        return ""
 
 
 def chat_request(raw: bytes) -> ChatRequest:
