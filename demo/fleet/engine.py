@@ -174,12 +174,20 @@ class Engine:
     def __init__(self, models: Iterable[Served]) -> None:
         self.models = {served.name: served for served in models}
         self.generated_tokens = 0
-        self.running = 0
+        # Each is written by one thread only: the first by those who submit on the event loop, the second by the worker.
+        self._submitted = 0
+        self._ended = 0
         self._incoming: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="fleet-engine", daemon=True)
         self._thread.start()
 
+    @property
+    def running(self) -> int:
+        """Sequences that were submitted and have not ended."""
+        return self._submitted - self._ended
+
     def submit(self, generation: Generation) -> None:
+        self._submitted += 1
         self._incoming.put(generation)
 
     def close(self) -> None:
@@ -200,18 +208,20 @@ class Engine:
                 waiting.append(arrived)
             while waiting and len(active) < MAX_ACTIVE:
                 active.append(waiting.popleft())
-            self.running = len(active) + len(waiting)
             generation = active.popleft()
             if not generation.cancelled.is_set() and not self._advance(generation):
                 active.append(generation)
-            self.running = len(active) + len(waiting)
+            else:
+                self._ended += 1
 
     def _advance(self, generation: Generation) -> bool:
+        # Counted before the step tells anybody of its token, so that whoever has been told finds it counted.
+        self.generated_tokens += 1
         try:
             ended = generation.step()
         except Exception as error:  # root of the worker: one sequence's failure must not end the others
             logger.exception("generation failed")
+            self.generated_tokens -= 1
             generation.listener(Failed(generation.index, f"generation failed: {error}"))
             return True
-        self.generated_tokens += 1
         return ended
