@@ -26,13 +26,14 @@ def eligible_arms(
 ) -> tuple[list[int], dict[int, str]]:
     """Indices into `serving.arms` of the arms that may answer, and the reason of every arm that may not."""
     chat = "chat" in request.needs
+    on_route = tuple(route.models)
     tokens = request.prompt_tokens + (request.answer_tokens or 0)
     allowed: list[int] = []
     eliminated: dict[int, str] = {}
     for index, arm in enumerate(serving.arms):
         model = arm.model
         reason: str | None = None
-        if not _matches(arm, tuple(route.models)):
+        if not _matches(arm, on_route):
             reason = NOT_ON_ROUTE
         elif options.models is not None and not _matches(arm, options.models):
             reason = NOT_WISHED

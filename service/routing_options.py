@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from routers import policy
 from service.errors import ApiError, invalid, nearest
 from service.wire import Body, type_name
 
 PRESETS: dict[str, float] = {"best": 1.0, "balanced": 0.5, "cheap": 0.2}
 """Preference of each preset; the scenarios of FusionFactory table 4 (performance, balance, cost first)."""
-PREFERENCE_NAMES: dict[str, float] = {"performance": 1.0, "balanced": 0.5, "cost": 0.2, **PRESETS}
+PREFERENCE_NAMES: dict[str, float] = {**policy.PRESETS, **PRESETS}
 HEADER_PREFIX = "x-tokamak-routing-"
 
 
