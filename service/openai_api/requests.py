@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from encoders.query_text import clip, content_text, query_text
+from encoders.query_text import clip, query_text
 from registry.arms import Capability
 from service.errors import invalid
 from service.wire import Body, type_name
@@ -168,9 +168,3 @@ def _estimate(text: bytes, needs: list[Capability]) -> int:
     if "vision" in needs:
         return 0
     return len(text) // CHARS_PER_TOKEN
-
-
-__all__ = [
-    "ChatRequest", "CompletionRequest", "EmbeddingRequest", "ModelRequest", "chat_request", "completion_request",
-    "content_text", "embedding_request",
-]  # fmt: skip
