@@ -91,7 +91,7 @@ def judged(
     baselines = {name: greedy_batch(best, preference, single.cost_scale) for name, preference in presets.items()}
     results = []
     for name, router in {BEST_SINGLE: single, **fitted}.items():
-        prediction = router.predict_batch(held_out.vectors)
+        prediction = router.predict_batch(held_out.vectors, held_out.features, held_out.texts)
         choices = {p: greedy_batch(prediction, value, single.cost_scale) for p, value in presets.items()}
         results.append(
             RouterResult(

@@ -15,6 +15,7 @@ from math import isnan, nan
 
 import numpy as np
 
+from encoders.features import FEATURE_SET, PLAIN, query_features
 from encoders.protocol import Encoder
 from routers.protocol import F32, Outcomes, TrainingError
 from traffic.log import TrafficLog
@@ -82,8 +83,9 @@ class OutcomeTable:
         if latency_s is not None:
             cell.latency_s.append(latency_s)
 
-    def outcomes(self, encoder_hash: str, encoder: Encoder | None) -> Outcomes:
-        """The matrices. Queries without a vector are encoded from their text.
+    def outcomes(self, encoder_hash: str, encoder: Encoder | None, *, tags: bool = False) -> Outcomes:
+        """The matrices. Queries without a vector are encoded from their text. With `tags` a query's task is its tag,
+        which is right only where the gateway will be told it too.
 
         Raises
         ------
@@ -112,7 +114,15 @@ class OutcomeTable:
             encoder=encoder_hash,
             query_ids=tuple(self._rows),
             tasks=tuple(task or UNLABELLED for task in self._tasks) if labelled else None,
+            features=self._features(tags),
+            feature_set=FEATURE_SET,
+            texts=tuple(self._texts),
         )
+
+    def _features(self, tags: bool) -> F32:
+        """The feature blocks; of a query whose text was not kept they are those of an empty text."""
+        tag_of = self._tasks if tags else [None] * len(self._tasks)
+        return np.stack([query_features(text or "", PLAIN, tag) for text, tag in zip(self._texts, tag_of, strict=True)])
 
     def _matrix(self, encoder: Encoder | None) -> F32:
         missing = [row for row, vector in enumerate(self._vectors) if vector is None]
@@ -186,7 +196,7 @@ def outcomes_from_log(
         seen = ", ".join(f"{name} ({count})" for name, count in hashes.most_common())
         raise TrainingError(f"the log holds vectors of several encoders: {seen}; name the one to learn for")
     encoder_hash = encoder.hash if encoder is not None else next(iter(hashes), "")
-    return LoggedOutcomes(table.outcomes(encoder_hash, encoder), dict(counts))
+    return LoggedOutcomes(table.outcomes(encoder_hash, encoder, tags=True), dict(counts))
 
 
 def _left_out(interaction: Interaction, said: list[float] | None, encoder: Encoder | None) -> str | None:

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Final
+
 from registry.artifacts import Artifact, ArtifactError
-from routers.cluster import ClusterRouter
-from routers.knn import KnnRouter
-from routers.prior import PriorRouter
 from routers.protocol import Router
 
 KIND = "router"
 """The kind of artifact that routers are stored as."""
 
-ROUTERS: dict[str, type[Router]] = {router.name: router for router in (ClusterRouter, KnnRouter, PriorRouter)}
+PLACES: Final = {
+    "cluster": "routers.cluster:ClusterRouter",
+    "knn": "routers.knn:KnnRouter",
+    "prior": "routers.prior:PriorRouter",
+}
+"""Where each router is defined. A module may import nothing heavy outside of `fit`: the gateway loads it to predict."""
+
+
+class Catalogue(Mapping[str, type[Router]]):
+    """The routers by name, each imported when it is first asked for."""
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self._places = dict(places)
+
+    def __getitem__(self, name: str) -> type[Router]:
+        module, _, cls = self._places[name].partition(":")
+        found: type[Router] = getattr(import_module(module), cls)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+ROUTERS: Final = Catalogue(PLACES)
 
 
 def load_router(artifact: Artifact, encoder_hash: str) -> Router:

@@ -11,6 +11,7 @@ and any other must not choose worse than it. After Avengers (Zhang et al., 2025)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -87,14 +88,16 @@ class ClusterRouter:
         scale = CostScale.learned(outcomes.cost_usd)
         return cls(outcomes.arms, outcomes.encoder, scale, centers, np.maximum(sizes, 0.5), cells, float(sharpness))
 
-    def predict(self, vector: F32) -> Prediction:
+    def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
         """See `routers.protocol.Router.predict`."""
         out = np.exp(self._keys.dot(vector)).dot(self._table)
         out /= out[-1]
         m = len(self.arms)
         return Prediction(out[:m], np.sqrt(out[m : 2 * m]), out[2 * m : 3 * m], out[3 * m : 4 * m])
 
-    def predict_batch(self, vectors: F32) -> Prediction:
+    def predict_batch(
+        self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
+    ) -> Prediction:
         """See `routers.protocol.Router.predict_batch`."""
         out = np.exp(vectors @ self._keys.T) @ self._table
         out /= out[:, -1:]

@@ -10,6 +10,7 @@ queries and an HNSW graph above. It keeps every training vector: 1 KB per query 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import faiss
@@ -90,11 +91,13 @@ class KnnRouter:
         }
         return cls(arrays, meta)
 
-    def predict(self, vector: F32) -> Prediction:
+    def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
         """See `routers.protocol.Router.predict`."""
         return Prediction(*(column[0] for column in self.predict_batch(vector[None, :])))
 
-    def predict_batch(self, vectors: F32) -> Prediction:
+    def predict_batch(
+        self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
+    ) -> Prediction:
         """See `routers.protocol.Router.predict_batch`."""
         starts = range(0, max(len(vectors), 1), BATCH)
         parts = [self._predicted(vectors[start : start + BATCH]) for start in starts]

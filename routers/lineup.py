@@ -8,6 +8,7 @@ A cost that was never observed is the prior's, scaled, for every arm.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -52,17 +53,19 @@ class Lineup:
             else:
                 self._fill = fill
 
-    def predict(self, vector: F32) -> Prediction:
+    def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
         """Float32 arrays of length `len(arms)` for one unit vector."""
-        prediction = self._aligned.predict(vector)
+        prediction = self._aligned.predict(vector, features, text)
         if self._fill is None:
             return prediction
         filled = self._fill(Prediction(*(column[None, :] for column in prediction)))
         return Prediction(*(column[0] for column in filled))
 
-    def predict_batch(self, vectors: F32) -> Prediction:
+    def predict_batch(
+        self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
+    ) -> Prediction:
         """Float32 arrays of shape [n, len(arms)]."""
-        prediction = self._aligned.predict_batch(vectors)
+        prediction = self._aligned.predict_batch(vectors, features, texts)
         return prediction if self._fill is None else self._fill(prediction)
 
 

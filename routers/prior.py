@@ -8,6 +8,7 @@ arm.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -70,11 +71,13 @@ class PriorRouter:
         prediction = Prediction(*(column.astype(np.float32) for column in columns))
         return cls(outcomes.arms, outcomes.encoder, CostScale.learned(outcomes.cost_usd), prediction)
 
-    def predict(self, vector: F32) -> Prediction:
+    def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
         """See `routers.protocol.Router.predict`; the arrays are shared and read-only."""
         return self._prediction
 
-    def predict_batch(self, vectors: F32) -> Prediction:
+    def predict_batch(
+        self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
+    ) -> Prediction:
         """See `routers.protocol.Router.predict_batch`."""
         return Prediction(*(np.tile(column, (len(vectors), 1)) for column in self._prediction))
 

@@ -1,6 +1,6 @@
 """The contract of every router, and the data it learns from.
 
-A router is one file in `routers/` that registers itself in `routers.catalogue.ROUTERS` under its name. It learns from a
+A router is one file in `routers/`, named in `routers.catalogue.ROUTERS`. It learns from a
 *masked* outcome matrix: most cells are missing, because a served request has one answer. Nothing is ever argmax-ed into
 a label. It compiles to arrays (`arrays`, `meta`), predicts with NumPy or FAISS alone, and is bound to the hash of the
 encoder whose vectors it learned from.
@@ -8,6 +8,7 @@ encoder whose vectors it learned from.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -34,7 +35,10 @@ class Outcomes:
         1.0 in full-information logs.
     encoder: hash of the encoder of `vectors`.
     query_ids: N stable ids (content hashes), the key for splits.
-    tasks: N task or domain names for reports, or None.
+    tasks: N task or domain names for reports, or None; no router reads them.
+    features: float32 [N, F], the blocks of `encoders.features`, or None.
+    feature_set: digest of the definition of `features`; None without them.
+    texts: the N texts that were encoded, for routers that read text; None, or an entry None, where not kept.
     """
 
     vectors: F32
@@ -46,6 +50,9 @@ class Outcomes:
     encoder: str
     query_ids: tuple[str, ...]
     tasks: tuple[str, ...] | None = None
+    features: F32 | None = None
+    feature_set: str | None = None
+    texts: tuple[str | None, ...] | None = None
 
 
 class Prediction(NamedTuple):
@@ -83,11 +90,16 @@ class Router(Protocol):
         TrainingError: the outcomes cannot be learned from (too few, out of range, ...); says what to do.
         """
 
-    def predict(self, vector: F32) -> Prediction:
-        """Predict for one unit vector of shape [d]."""
+    def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
+        """Predict for one unit vector of shape [d], its feature block [F] and its text.
 
-    def predict_batch(self, vectors: F32) -> Prediction:
-        """Predict for unit vectors of shape [n, d]."""
+        A router uses of the two what it learned from, and does without what is None.
+        """
+
+    def predict_batch(
+        self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
+    ) -> Prediction:
+        """Predict for unit vectors of shape [n, d], their feature blocks [n, F] and their texts."""
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything learned, as named arrays; `from_arrays(arrays(), meta())` is an equal router."""

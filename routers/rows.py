@@ -41,6 +41,7 @@ def check(outcomes: Outcomes) -> None:
     norms = np.linalg.norm(outcomes.vectors, axis=1)
     if not np.all((np.abs(norms - 1.0) < 1e-2) | (norms == 0.0)):
         raise TrainingError("vectors must be finite and of unit norm (or zero for an empty query); encode them again")
+    _check_extras(outcomes, n)
     matrices = {name: getattr(outcomes, name) for name in ("quality", "cost_usd", "latency_s", "propensity")}
     for name, matrix in matrices.items():
         if matrix.shape != (n, m):
@@ -53,6 +54,16 @@ def check(outcomes: Outcomes) -> None:
         raise TrainingError("a cell has a quality but no propensity; use 1.0 where every arm was asked")
     if np.all(np.isnan(outcomes.quality)):
         raise TrainingError("no cell has a quality: score the answers, or send feedback on them, first")
+
+
+def _check_extras(outcomes: Outcomes, n: int) -> None:
+    features, texts = outcomes.features, outcomes.texts
+    if features is not None and (features.ndim != 2 or len(features) != n or not np.all(np.isfinite(features))):
+        raise TrainingError(f"features must be finite and of shape [{n}, F], got {features.shape}; compute them again")
+    if (features is None) != (outcomes.feature_set is None):
+        raise TrainingError("features and feature_set go together; give both or neither")
+    if texts is not None and len(texts) != n:
+        raise TrainingError(f"texts must be {n}, one for each query, got {len(texts)}")
 
 
 def _check_range(name: str, matrix: F32, low: float, high: float) -> None:
@@ -73,6 +84,8 @@ def subset(outcomes: Outcomes, rows: NDArray[np.intp]) -> Outcomes:
         propensity=outcomes.propensity[rows],
         query_ids=tuple(outcomes.query_ids[row] for row in rows.tolist()),
         tasks=None if outcomes.tasks is None else tuple(outcomes.tasks[row] for row in rows.tolist()),
+        features=None if outcomes.features is None else outcomes.features[rows],
+        texts=None if outcomes.texts is None else tuple(outcomes.texts[row] for row in rows.tolist()),
     )
 
 

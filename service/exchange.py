@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from encoders.features import Features
 from registry.arms import Arm
 from service.backends.chain import Trail
 from service.errors import ApiError
@@ -27,7 +28,7 @@ class Exchange:
 
     __slots__ = (
         "answer_id", "client_request_id", "cost_usd", "created_at", "decision", "encoder", "endpoint", "error",
-        "headers", "http_status", "id", "key", "outcome", "query_text", "raw", "request", "response", "route",
+        "features", "headers", "http_status", "id", "key", "outcome", "query_text", "raw", "request", "response", "route",
         "started", "template_ids", "trail", "ttft_s", "usage", "vector",
     )  # fmt: skip
 
@@ -56,12 +57,17 @@ class Exchange:
         self.query_text: str | None = None
         self.encoder: str | None = None
         self.vector: bytes | None = None
+        self.features: Features | None = None
         self.response: bytes | None = None
 
     @property
     def arm(self) -> Arm | None:
         """The arm that answers or was tried last."""
         return self.trail.arm
+
+    def workload(self) -> str | None:
+        """The task that the caller names in `metadata.workload`."""
+        return _metadata(self.request).get("workload")
 
     def overhead_s(self) -> float:
         """Time spent in this service so far: all of it less the time in which an upstream was at work."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from encoders.features import query_features
 from encoders.protocol import Vectors
 from registry.arms import Arm, Endpoint
 from routers.policy import NoEligibleArm, decide
@@ -126,7 +127,8 @@ async def route(
             allowed = [index for index in allowed if index not in eliminated]
     if not allowed:
         raise nothing_eligible(serving, request, eliminated)
-    prediction = serving.lineup.predict(vector)
+    exchange.features = features = query_features(exchange.query_text or "", request.shape(), exchange.workload())
+    prediction = serving.lineup.predict(vector, features, exchange.query_text)
     preference = target.preference if options.preference is None else options.preference
     exploration = route_config.exploration if options.exploration is None else options.exploration
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from encoders.features import PLAIN, Shape
 from encoders.query_text import clip, query_text
 from registry.arms import Capability
 from service.errors import invalid
@@ -37,6 +38,10 @@ class ModelRequest:
         """The text to encode; empty if the request holds no text, as one for embeddings."""
         return ""
 
+    def shape(self) -> Shape:
+        """What the request says beside its text."""
+        return PLAIN
+
 
 class ChatRequest(ModelRequest):
     """`POST /v1/chat/completions`."""
@@ -46,6 +51,11 @@ class ChatRequest(ModelRequest):
 
     def query(self) -> str:
         return query_text(self.messages())
+
+    def shape(self) -> Shape:
+        roles = [message.get("role") for message in self.messages()]
+        system = "system" in roles or "developer" in roles
+        return Shape(max(roles.count("user"), 1), system, "tools" in self.needs, "json_schema" in self.needs)
 
 
 class CompletionRequest(ModelRequest):
