@@ -14,11 +14,8 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +27,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-if sys.platform != "win32":
-    import fcntl
+from registry.atomic_files import LEFTOVER, locked, place_file, place_folder, sync_folder
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -41,11 +37,6 @@ ARRAYS_FILE = "arrays.safetensors"
 POINTER_FILE = "deployed.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 VERSION = re.compile(NAME.pattern + r"@[0-9a-f]{8}")
-LEFTOVER = ".partial-"
-"""Prefix of what is being written.
-
-A name of ours never starts with a dot, so a leftover is never taken for a version.
-"""
 LEFTOVER_AGE_S = 86_400.0
 
 
@@ -114,14 +105,14 @@ class Artifacts:
             evidence=evidence or {},
         )
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with locked(folder):
             if (folder / manifest.version).exists():
                 try:
                     return self.load(kind, manifest.version).manifest
                 except ArtifactError:
                     _remove(folder / manifest.version)
             _sweep(folder)
-            _place_folder(folder / manifest.version, {ARRAYS_FILE: blob, MANIFEST_FILE: _json(manifest)})
+            place_folder(folder / manifest.version, {ARRAYS_FILE: blob, MANIFEST_FILE: _json(manifest)})
         return manifest
 
     def load(self, kind: str, version: str) -> Artifact:
@@ -154,7 +145,7 @@ class Artifacts:
     def deploy(self, kind: str, version: str) -> None:
         """Make a version the one that serves (after verifying that it loads). Raises ArtifactError."""
         self.load(kind, version)
-        with _locked(self._folder(kind)):
+        with locked(self._folder(kind)):
             now = self._pointer(kind)
             if now is None:
                 self._point(kind, Pointer(version))
@@ -171,13 +162,30 @@ class Artifacts:
         folder = self._folder(kind)
         if not folder.is_dir():
             raise ArtifactError(f"no {kind} was ever deployed below {self.root}; there is nothing to roll back")
-        with _locked(folder):
+        with locked(folder):
             now = self._pointer(kind)
             if now is None or not now.history:
                 raise ArtifactError(f"no earlier {kind} was deployed below {self.root}; deploy a version by its name")
             self.load(kind, now.history[-1])
             self._point(kind, Pointer(now.history[-1], now.history[:-1]))
             return now.history[-1]
+
+    def history(self, kind: str) -> tuple[str, ...]:
+        """The versions that served before the one that serves, oldest first."""
+        pointer = self._pointer(kind)
+        return () if pointer is None else pointer.history
+
+    def withdraw(self, kind: str) -> None:
+        """Let none of the versions serve, as before the first was deployed. They are all kept."""
+        folder = self._folder(kind)
+        if folder.is_dir():
+            with locked(folder):
+                (folder / POINTER_FILE).unlink(missing_ok=True)
+                sync_folder(folder)
+
+    def manifest(self, kind: str, version: str) -> Manifest:
+        """What a version says of itself, without reading its arrays. Raises ArtifactError."""
+        return self._manifest(kind, version)
 
     def _folder(self, kind: str) -> Path:
         if not NAME.fullmatch(kind):
@@ -219,11 +227,7 @@ class Artifacts:
             raise ArtifactError(f"{path} cannot be read ({error}); delete it and deploy a version again") from error
 
     def _point(self, kind: str, pointer: Pointer) -> None:
-        folder = self._folder(kind)
-        partial = folder / f"{LEFTOVER}{uuid.uuid4().hex}"
-        _write(partial, _json(pointer))
-        os.replace(partial, folder / POINTER_FILE)
-        _sync_folder(folder)
+        place_file(self._folder(kind) / POINTER_FILE, _json(pointer))
 
 
 _RETRAIN = "delete this version and train or build it again, or roll back to an earlier one"
@@ -248,23 +252,6 @@ def _json(value: Any, *, sort: bool = False) -> bytes:
         raise ArtifactError(f"meta and evidence of an artifact must be JSON: {error}") from error
 
 
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _place_folder(target: Path, files: dict[str, bytes]) -> None:
-    partial = target.with_name(f"{LEFTOVER}{uuid.uuid4().hex}")
-    partial.mkdir()
-    for name, data in files.items():
-        _write(partial / name, data)
-    _sync_folder(partial)
-    os.rename(partial, target)
-    _sync_folder(target.parent)
-
-
 def _remove(folder: Path) -> None:
     # Renamed first: a half-deleted folder must not stand under the version's name.
     doomed = folder.with_name(f"{LEFTOVER}{uuid.uuid4().hex}")
@@ -280,24 +267,3 @@ def _sweep(folder: Path) -> None:
                 shutil.rmtree(entry.path)
             else:
                 os.unlink(entry.path)
-
-
-def _sync_folder(folder: Path) -> None:
-    if sys.platform == "win32":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for one writer. The lock dies with its process, so a crash never leaves it held."""
-    if sys.platform == "win32":
-        yield
-        return
-    with (folder / ".lock").open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
