@@ -165,7 +165,7 @@ def outcomes_from_log(
     ------
     TrainingError: nothing is scored, a score is out of range, or encoders are mixed; says what to do.
     """
-    values = _values(log.read_scores(since), log.read_feedback(since))
+    values = said_values(log.read_scores(since), log.read_feedback(since))
     table, counts = OutcomeTable(), Counter(read=0, used=0, unscored=0, unanswered=0, fell_back=0, no_text=0)
     hashes: Counter[str] = Counter()
     for interaction in log.read_interactions(since, until):
@@ -214,7 +214,7 @@ def _left_out(interaction: Interaction, said: list[float] | None, encoder: Encod
     return "no_text" if interaction.query_text is None else None
 
 
-def _values(scores: Iterable[Score], feedback: Iterable[Feedback]) -> dict[str, list[float]]:
+def said_values(scores: Iterable[Score], feedback: Iterable[Feedback]) -> dict[str, list[float]]:
     """Everything said about each interaction, as numbers in [0, 1]."""
     values: dict[str, list[float]] = {}
     derived: set[str] = set()
