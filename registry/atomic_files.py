@@ -47,8 +47,11 @@ def place_folder(target: Path, files: dict[str, bytes]) -> None:
 
 
 def append_synced(path: Path, line: bytes) -> None:
-    """Append one line and wait until it is on the disk."""
-    with path.open("ab") as file:
+    """Append one line and wait until it is on the disk. A line that a crash has cut is ended first."""
+    with path.open("ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
         file.write(line + b"\n")
         file.flush()
         os.fsync(file.fileno())

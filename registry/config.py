@@ -76,9 +76,29 @@ class RouteConfig(Section):
     )
 
 
+class AutomaticConfig(Section):
+    """What the worker may do by itself. Every step is written to the audit log as `automatic`."""
+
+    enabled: bool = Field(False, description="Whether routers are retrained and rolled out without an operator.")
+    every_outcomes: int = Field(500, ge=50, description="New scored answers after which a training is queued.")
+    shadow_hours: float = Field(1.0, ge=0, description="Shortest time in shadow.")
+    canary_share: float = Field(0.05, gt=0, le=0.5, description="Share of the conversations that a canary gets.")
+    canary_hours: float = Field(2.0, ge=0, description="Shortest time in canary before it may be promoted.")
+    max_canary_hours: float = Field(72.0, gt=0, description="Without a verdict by then the canary is rolled back.")
+
+
 class RouterConfig(Section):
     encoder: str = Field("static", description="Encoder of queries: `static`, `onnx` or `st:<model>`.")
     poll_s: float = Field(1.0, gt=0, description="How often the gateway looks for a newly deployed version.")
+    automatic: AutomaticConfig = Field(AutomaticConfig(), description="Retraining and rollout within these bounds.")
+
+
+class JobsConfig(Section):
+    worker: Literal["auto", "external"] = Field(
+        "auto",
+        description="`auto`: the service starts `tokamak worker` beside itself when a job waits. `external`: you do.",
+    )
+    lease_s: float = Field(30.0, gt=0, description="A worker that is silent for so long has lost its job to the next.")
 
 
 class TemplatesConfig(Section):
@@ -131,4 +151,5 @@ class Config(Section):
     )
     templates: TemplatesConfig = Field(TemplatesConfig(), description="Thought templates in prompts.")
     log: LogConfig = Field(LogConfig(), description="The traffic log.")
+    jobs: JobsConfig = Field(JobsConfig(), description="Who runs what is queued, such as the training of a router.")
     limits: LimitsConfig = Field(LimitsConfig(), description="Keys, limits, retries and fallbacks.")
