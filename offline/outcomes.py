@@ -2,7 +2,8 @@
 
 The quality of an answer is the mean of everything said about it: scores, and numeric or yes/no feedback. An answer
 counts for the arm that really gave it. It is left out, and counted, if that is not the arm that was drawn (after a
-fallback the logged propensity is another arm's). Answers to the same query text are one row, whoever asked.
+fallback the logged propensity is another arm's), or if it is the first answer of a cascade that was let pass: that it
+passed depends on the answer, so such answers are better than the arm's others. Answers to the same query text are one row, whoever asked.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isnan, nan
+from typing import Any
 
+import msgspec
 import numpy as np
 
-from encoders.features import FEATURE_SET, PLAIN, query_features
+from encoders.features import FEATURE_SET, PLAIN, Features, query_features
 from encoders.protocol import Encoder
+from encoders.request_shape import request_shape
 from routers.protocol import F32, Outcomes, TrainingError
 from traffic.log import TrafficLog
 from traffic.records import Feedback, Interaction, Score
@@ -52,6 +56,7 @@ class OutcomeTable:
         self._tasks: list[str | None] = []
         self._vectors: list[F32 | None] = []
         self._texts: list[str | None] = []
+        self._blocks: list[Features | None] = []
         self._cells: dict[tuple[int, str], Cell] = {}
 
     def add(
@@ -62,19 +67,24 @@ class OutcomeTable:
         *,
         text: str | None = None,
         vector: F32 | None = None,
+        features: Features | None = None,
         cost_usd: float | None = None,
         latency_s: float | None = None,
         propensity: float = 1.0,
         task: str | None = None,
     ) -> None:
-        """One scored answer. The first vector and the first text given for a query are kept."""
+        """One scored answer. The first vector, text and feature block given for a query are kept."""
         row = self._rows.setdefault(query_id, len(self._rows))
         if row == len(self._tasks):
             self._tasks.append(task)
             self._vectors.append(vector)
             self._texts.append(text)
-        elif self._vectors[row] is None:
-            self._vectors[row] = vector
+            self._blocks.append(features)
+        else:
+            if self._vectors[row] is None:
+                self._vectors[row] = vector
+            if self._blocks[row] is None:
+                self._blocks[row] = features
         cell = self._cells.setdefault((row, arm), Cell())
         cell.quality.append(quality)
         cell.propensity.append(propensity)
@@ -120,9 +130,14 @@ class OutcomeTable:
         )
 
     def _features(self, tags: bool) -> F32:
-        """The feature blocks; of a query whose text was not kept they are those of an empty text."""
+        """The feature blocks as given; else of the text, which counts as empty where it was not kept."""
         tag_of = self._tasks if tags else [None] * len(self._tasks)
-        return np.stack([query_features(text or "", PLAIN, tag) for text, tag in zip(self._texts, tag_of, strict=True)])
+        return np.stack(
+            [
+                query_features(text or "", PLAIN, tag) if block is None else block
+                for block, text, tag in zip(self._blocks, self._texts, tag_of, strict=True)
+            ]
+        )
 
     def _matrix(self, encoder: Encoder | None) -> F32:
         missing = [row for row, vector in enumerate(self._vectors) if vector is None]
@@ -158,15 +173,16 @@ def outcomes_from_log(
 
     With an `encoder`, its vectors are used: those in the log that it made, and fresh ones where another encoder (or
     none) was used and the text is there; the rest is left out and counted. Without one, all vectors must be of one
-    encoder. `counts` has the keys `read`, `used`, `unscored`, `unanswered`, `fell_back`, `no_text` (neither a fitting
-    vector nor a text).
+    encoder. `counts` has the keys `read`, `used`, `unscored`, `unanswered`, `fell_back`, `cascaded`, `no_text` (neither
+    a fitting vector nor a text).
 
     Raises
     ------
     TrainingError: nothing is scored, a score is out of range, or encoders are mixed; says what to do.
     """
     values = said_values(log.read_scores(since), log.read_feedback(since))
-    table, counts = OutcomeTable(), Counter(read=0, used=0, unscored=0, unanswered=0, fell_back=0, no_text=0)
+    table = OutcomeTable()
+    counts = Counter(read=0, used=0, unscored=0, unanswered=0, fell_back=0, cascaded=0, no_text=0)
     hashes: Counter[str] = Counter()
     for interaction in log.read_interactions(since, until):
         counts["read"] += 1
@@ -187,6 +203,7 @@ def outcomes_from_log(
             _mean(said),
             text=interaction.query_text,
             vector=None if raw is None else np.frombuffer(raw, dtype="<f4").astype(np.float32),
+            features=logged_features(interaction),
             cost_usd=interaction.cost_usd,
             latency_s=interaction.latency_s,
             propensity=1.0 if interaction.decision is None else interaction.decision.propensity,
@@ -199,6 +216,27 @@ def outcomes_from_log(
     return LoggedOutcomes(table.outcomes(encoder_hash, encoder, tags=True), dict(counts))
 
 
+def logged_features(interaction: Interaction) -> Features | None:
+    """The feature block of a request: as logged if it was made by this program's definition, else made anew.
+
+    None if nothing was logged of which it could be made.
+    """
+    if interaction.features is not None and interaction.feature_set == FEATURE_SET:
+        return np.frombuffer(interaction.features, dtype="<f4").astype(np.float32)
+    if interaction.query_text is None:
+        return None
+    body = _request(interaction.request)
+    return query_features(interaction.query_text, PLAIN if body is None else request_shape(body), interaction.workload)
+
+
+def _request(raw: bytes | None) -> dict[str, Any] | None:
+    try:
+        body = None if raw is None else msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return body if isinstance(body, dict) else None
+
+
 def _left_out(interaction: Interaction, said: list[float] | None, encoder: Encoder | None) -> str | None:
     """Why nothing can be learned from this interaction, as a key of the counts; None if something can."""
     if interaction.outcome != "ok" or interaction.arm is None:
@@ -207,6 +245,8 @@ def _left_out(interaction: Interaction, said: list[float] | None, encoder: Encod
         return "unscored"
     if interaction.decision is not None and interaction.decision.arm != interaction.arm:
         return "fell_back"
+    if interaction.decision is not None and interaction.decision.cascade is not None:
+        return "cascaded"
     if encoder is None:
         return "no_text" if interaction.vector is None else None
     if interaction.encoder == encoder.hash and interaction.vector is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from encoders.features import Features
+from encoders.features import FEATURE_SET, Features
 from registry.arms import Arm
 from service.backends.chain import Trail
 from service.errors import ApiError
@@ -28,7 +28,7 @@ class Exchange:
 
     __slots__ = (
         "answer_id", "client_request_id", "cost_usd", "created_at", "decision", "encoder", "endpoint", "error",
-        "features", "headers", "http_status", "id", "key", "outcome", "query_text", "raw", "request", "response",
+        "features", "headers", "http_status", "id", "key", "on_trial", "outcome", "query_text", "raw", "request", "response",
         "route", "started", "template_ids", "trail", "ttft_s", "usage", "vector",
     )  # fmt: skip
 
@@ -48,6 +48,7 @@ class Exchange:
         self.key: Key | None = None
         self.route: str | None = None
         self.decision: Decision | Callable[[], Decision] | None = None
+        self.on_trial: Callable[[Decision], Decision] | None = None
         self.trail = Trail()
         self.usage: Usage | None = None
         self.cost_usd: float | None = None
@@ -68,6 +69,10 @@ class Exchange:
     def workload(self) -> str | None:
         """The task that the caller names in `metadata.workload`."""
         return _metadata(self.request).get("workload")
+
+    def session(self) -> str | None:
+        """The conversation that the caller names."""
+        return _metadata(self.request).get("session_id") or _text(self.request, "prompt_cache_key")
 
     def overhead_s(self) -> float:
         """Time spent in this service so far: all of it less the time in which an upstream was at work."""
@@ -114,12 +119,15 @@ class Exchange:
         stored = keep_content and not self._declines_storage()
         metadata = _metadata(request)
         decision = self.decision() if callable(self.decision) else self.decision
+        if decision is not None and self.on_trial is not None:
+            decision = self.on_trial(decision)
+        features = self.features.tobytes() if stored and self.features is not None else None
         return Interaction(
             id=self.id, created_at=self.created_at, endpoint=self.endpoint, outcome=self.outcome,
             http_status=self.http_status, answer_id=self.answer_id, client_request_id=self.client_request_id,
             key_id=None if self.key is None else self.key.id,
             user=_text(request, "user") or _text(request, "safety_identifier"),
-            session=metadata.get("session_id") or _text(request, "prompt_cache_key"),
+            session=self.session(),
             workload=metadata.get("workload"),
             requested_model=None if request is None else request.model, route=self.route,
             arm=None if arm is None else arm.id, model=None if arm is None else arm.model.name,
@@ -129,6 +137,7 @@ class Exchange:
             overhead_s=self.overhead_s(), ttft_s=self.ttft_s, latency_s=time.perf_counter() - self.started,
             template_ids=self.template_ids, query_text=self.query_text if stored else None,
             encoder=self.encoder if stored else None, vector=self.vector if stored else None,
+            feature_set=None if features is None else FEATURE_SET, features=features,
             request=self.raw if stored else None, response=self.response if stored else None,
         )  # fmt: skip
 

@@ -105,9 +105,15 @@ def create_feedback_and_scores(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX scores_by_interaction ON scores (interaction_id)")
 
 
+def add_features(db: sqlite3.Connection) -> None:
+    db.execute("ALTER TABLE interactions ADD COLUMN feature_set TEXT")
+    db.execute("ALTER TABLE interactions ADD COLUMN features BLOB")
+
+
 STEPS: tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...] = (
     ("2026-11-21 interactions", create_interactions),
     ("2026-11-21 feedback and scores", create_feedback_and_scores),
+    ("2026-11-21 features", add_features),
 )
 
 

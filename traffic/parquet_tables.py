@@ -28,11 +28,16 @@ INTERACTIONS: Columns = {
     "explored": "bool", "candidates": "candidates", "prompt_tokens": "int64", "completion_tokens": "int64",
     "cached_tokens": "int64", "reasoning_tokens": "int64", "cost_usd": "double", "overhead_s": "double",
     "ttft_s": "double", "latency_s": "double", "attempts": "int32", "template_ids": "strings", "encoder": "string",
-    "schema": "int32", "query_text": "string", "request": "binary", "response": "binary",
+    "schema": "int32", "lambda_per_usd": "double", "affinity": "string", "previous_arm": "string",
+    "win_probability": "double", "threshold": "double", "cascade_first": "string", "cascade_then": "string",
+    "cascade_signal": "string", "cascade_value": "double", "escalated": "bool", "feature_set": "string",
+    "features": "binary", "query_text": "string", "request": "binary", "response": "binary",
 }  # fmt: skip
 ATTEMPTS: Columns = {
     "interaction_id": "string", "ordinal": "int32", "arm": "string", "endpoint": "string", "outcome": "string",
     "started_at": "double", "latency_s": "double", "ttft_s": "double", "http_status": "int32", "error": "string",
+    "prompt_tokens": "int64", "completion_tokens": "int64", "cached_tokens": "int64", "reasoning_tokens": "int64",
+    "cost_usd": "double",
 }  # fmt: skip
 FEEDBACK: Columns = {
     "id": "string", "interaction_id": "string", "created_at": "double", "metric": "string", "value": "string",
@@ -68,12 +73,23 @@ def interaction_row(record: Interaction) -> dict[str, Any]:
             "decision_id": decision.id, "router": decision.router, "preference": decision.preference,
             "exploration": decision.exploration, "decided_arm": decision.arm, "propensity": decision.propensity,
             "explored": decision.explored, "candidates": [_candidate(c) for c in decision.candidates],
+            "lambda_per_usd": decision.lambda_per_usd, "affinity": decision.affinity,
+            "previous_arm": decision.previous_arm, "win_probability": decision.win_probability,
+            "threshold": decision.threshold,
         }  # fmt: skip
+        cascade = decision.cascade
+        if cascade is not None:
+            row |= {
+                "cascade_first": cascade.first, "cascade_then": cascade.then, "cascade_signal": cascade.signal,
+                "cascade_value": cascade.value, "escalated": cascade.escalated,
+            }  # fmt: skip
     return row
 
 
 def attempt_row(interaction_id: str, attempt: Attempt) -> dict[str, Any]:
-    return {"interaction_id": interaction_id, **msgspec.structs.asdict(attempt)}
+    row = {"interaction_id": interaction_id, **msgspec.structs.asdict(attempt)}
+    usage = row.pop("usage")
+    return row if usage is None else row | msgspec.structs.asdict(usage)
 
 
 def feedback_row(record: Feedback) -> dict[str, Any]:

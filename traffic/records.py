@@ -19,6 +19,9 @@ Outcome = Literal["ok", "failed", "aborted", "rejected"]
 
 AttemptOutcome = Literal["ok", "connect_error", "timeout", "http_error", "bad_answer", "broken_stream", "aborted"]
 
+Affinity = Literal["init", "retain", "switch"]
+"""A conversation's first routed turn; its arm was kept; another arm took over."""
+
 ScoreSource = Literal["exact_match", "judge", "feedback", "verifier"]
 
 
@@ -47,8 +50,42 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     eliminated: str | None = None
 
 
+class Cascade(msgspec.Struct, frozen=True, kw_only=True):
+    """A cheap arm answered first. `value` is what its answer's signal was, None if it gave none or failed.
+
+    `escalated`: the answer was not good enough and `then` was asked.
+    """
+
+    signal: Literal["logprob", "verifier"]
+    first: str
+    then: str
+    threshold: float | None = None
+    value: float | None = None
+    escalated: bool = False
+
+
+class Shadow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a router in shadow would have done with the same request: the arm that it finds best.
+
+    `propensity` is the probability with which it would have drawn the arm that was drawn. Both are None if it has
+    failed, and `error` says how.
+    """
+
+    router: str
+    arm: str | None = None
+    propensity: float | None = None
+    error: str | None = None
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """Why an arm was chosen. `propensity` is the exact probability with which `arm` was drawn, in (0, 1]."""
+    """Why an arm was chosen. `propensity` is the exact probability with which `arm` was drawn, in (0, 1].
+
+    `router` is the version that decided: the champion's, or the canary's of the conversations dealt to it; while there
+    is a canary, `conversation` is a digest of what the request was dealt by. `shadow` is the version in shadow, if any.
+    `lambda_per_usd` is the price of money, in quality per USD, that was weighed beside `preference` (the whole of it,
+    and `preference` has no part, if `by_lambda`). `affinity` says what became of the conversation's `previous_arm`.
+    `win_probability` and `threshold` are those of a choice between a strong and a weak arm.
+    """
 
     id: str
     route: str
@@ -60,10 +97,22 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     propensity: float
     explored: bool
     candidates: tuple[Candidate, ...]
+    shadow: Shadow | None = None
+    conversation: str | None = None
+    lambda_per_usd: float | None = None
+    by_lambda: bool = False
+    affinity: Affinity | None = None
+    previous_arm: str | None = None
+    win_probability: float | None = None
+    threshold: float | None = None
+    cascade: Cascade | None = None
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One call of one arm's endpoint. Retries and fallbacks are attempts of their own."""
+    """One call of one arm's endpoint. Retries, fallbacks and the stages of a cascade are attempts of their own.
+
+    `usage` and `cost_usd` are those of this call alone, None where it was not answered or nothing was reported.
+    """
 
     ordinal: int
     arm: str
@@ -74,6 +123,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     ttft_s: float | None = None
     http_status: int | None = None
     error: str | None = None
+    usage: Usage | None = None
+    cost_usd: float | None = None
 
 
 class Interaction(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +133,9 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
     `arm` is the arm whose answer the client got (the last attempted one if none answered), which after a fallback
     differs from `decision.arm`. `request` and `response` are the raw bytes as they crossed the wire (a streamed
     response is its SSE bytes), None with `store: false`; `query_text` is the text that was encoded, also None then.
-    `vector` is float32 little-endian, unit norm, of the encoder whose hash is `encoder`. `answer_id` is the id inside
+    `vector` is float32 little-endian, unit norm, of the encoder whose hash is `encoder`; `features` is the float32
+    little-endian block whose definition is `feature_set`. Of a cascade `usage` and `cost_usd` are the sums over its
+    stages, None if one of them is not known. `answer_id` is the id inside
     the upstream's answer (`chatcmpl-...`) and `client_request_id` the `x-request-id` that the client sent: feedback may
     name either.
     """
@@ -116,6 +169,8 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
     query_text: str | None = None
     encoder: str | None = None
     vector: bytes | None = None
+    feature_set: str | None = None
+    features: bytes | None = None
     request: bytes | None = None
     response: bytes | None = None
     schema: int = SCHEMA_VERSION

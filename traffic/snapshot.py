@@ -99,7 +99,10 @@ def _write_interactions(records: Iterator[Interaction], folder: Path, content: b
     vectors: dict[tuple[str, int], TableWriter] = {}
     for record in records:
         size = len(record.request or b"") + len(record.response or b"") + len(record.query_text or "")
-        interactions.add(tables.interaction_row(record), size)
+        row = tables.interaction_row(record)
+        if not content or not record.stored:
+            row["features"] = None
+        interactions.add(row, size)
         for attempt in record.attempts:
             attempts.add(tables.attempt_row(record.id, attempt))
         # A vector says much of its text, so it goes where the text goes.

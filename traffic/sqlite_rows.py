@@ -18,7 +18,7 @@ INTERACTION_COLUMNS = (
     "session", "workload", "requested_model", "route", "arm", "model", "stream", "stored", "error_code", "router",
     "propensity", "explored", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost_usd",
     "overhead_s", "ttft_s", "latency_s", "attempts_count", "encoder", "schema", "template_ids", "attempts", "decision",
-    "vector",
+    "vector", "feature_set", "features",
 )  # fmt: skip
 FEEDBACK_COLUMNS = (
     "id", "interaction_id", "created_at", "metric", "value", "verdict", "demonstration", "episode_id", "tags",
@@ -58,7 +58,8 @@ def interaction_row(seq: int, record: Interaction) -> Row:
         record.cost_usd, record.overhead_s, record.ttft_s, record.latency_s, len(record.attempts), record.encoder,
         record.schema, _pack(record.template_ids) if record.template_ids else None,
         bytearray(_pack(record.attempts)) if record.attempts else None, packed,
-        None if record.vector is None else bytearray(record.vector),
+        None if record.vector is None else bytearray(record.vector), record.feature_set,
+        None if record.features is None else bytearray(record.features),
     )  # fmt: skip
     return tuple([NULL if value is None else value for value in values])
 
@@ -77,6 +78,7 @@ def interaction_from_row(row: Row, content: Row | None) -> Interaction:
         workload, requested_model, route,
         arm, model, stream, stored, error_code, _, _, _, prompt, completion, cached, reasoning, cost_usd, overhead_s,
         ttft_s, latency_s, _, encoder, schema, template_ids, attempts, decision, vector,
+        feature_set, features,
     ) = row  # fmt: skip
     usage = Usage(prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached, reasoning_tokens=reasoning)
     query_text, request, response = content or (None, None, None)
@@ -88,7 +90,8 @@ def interaction_from_row(row: Row, content: Row | None) -> Interaction:
         attempts=() if attempts is None else _unpack_attempts(attempts),
         usage=None if usage == _NO_USAGE else usage, cost_usd=cost_usd, overhead_s=overhead_s, ttft_s=ttft_s,
         latency_s=latency_s, template_ids=() if template_ids is None else _unpack_strings(template_ids),
-        query_text=query_text, encoder=encoder, vector=vector, request=request, response=response, schema=schema,
+        query_text=query_text, encoder=encoder, vector=vector, feature_set=feature_set, features=features,
+        request=request, response=response, schema=schema,
     )  # fmt: skip
 
 

@@ -179,12 +179,12 @@ class WriteQueue:
 
     def _without_content(self, record: Interaction) -> Interaction:
         """The record if it holds no content, as it must; else a copy without, and an alarm."""
-        if record.request is None and record.response is None and record.query_text is None and record.vector is None:
+        if not (record.request or record.response or record.query_text or record.vector or record.features):
             return record
         if not self._content_refused:
             self._content_refused = True
             log.error("interaction %s came with content although stored=False; the content was not logged", record.id)
-        return msgspec.structs.replace(record, request=None, response=None, query_text=None, vector=None)
+        return msgspec.structs.replace(record, request=None, response=None, query_text=None, vector=None, features=None)
 
     def _run(self) -> None:
         while self._wait_for_records():

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from encoders.features import PLAIN, Shape
-from encoders.query_text import clip, query_text
+from encoders.query_text import clip, follows_up, query_text
+from encoders.request_shape import JSON_FORMATS, messages_shape
 from registry.arms import Capability
 from service.errors import invalid
 from service.wire import Body, type_name
@@ -14,7 +15,6 @@ from service.wire import Body, type_name
 CHARS_PER_TOKEN = 4
 """Rule of thumb for the length of a prompt before any tokenizer has seen it."""
 MAX_N = 128
-_FORMATS_OF_JSON = ("json_schema", "json_object")
 _NO_MESSAGES = (b"", b"[]", b"null")
 
 
@@ -42,6 +42,10 @@ class ModelRequest:
         """What the request says beside its text."""
         return PLAIN
 
+    def follows_up(self) -> bool:
+        """Whether the query is an anaphoric follow-up of an earlier turn."""
+        return False
+
 
 class ChatRequest(ModelRequest):
     """`POST /v1/chat/completions`."""
@@ -52,10 +56,11 @@ class ChatRequest(ModelRequest):
     def query(self) -> str:
         return query_text(self.messages())
 
+    def follows_up(self) -> bool:
+        return follows_up(self.messages())
+
     def shape(self) -> Shape:
-        roles = [message.get("role") for message in self.messages()]
-        system = "system" in roles or "developer" in roles
-        return Shape(max(roles.count("user"), 1), system, "tools" in self.needs, "json_schema" in self.needs)
+        return messages_shape(self.messages(), "tools" in self.needs, "json_schema" in self.needs)
 
 
 class CompletionRequest(ModelRequest):
@@ -148,7 +153,7 @@ def _chat_needs(body: Body) -> list[Capability]:
     if body.array("tools") or body.array("functions"):
         needs.append("tools")
     response_format = body.mapping("response_format")
-    if response_format is not None and response_format.get("type") in _FORMATS_OF_JSON:
+    if response_format is not None and response_format.get("type") in JSON_FORMATS:
         needs.append("json_schema")
     if body.boolean("logprobs"):
         needs.append("logprobs")

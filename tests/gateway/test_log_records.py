@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from encoders.features import FEATURE_SET, Shape, query_features
 from tests.gateway.live import HI, MODELS, Fleet, fleet, payloads
 from tests.upstream import Gate, answer, failing, gated
 
@@ -203,3 +204,14 @@ def test_redis_holds_the_same_records(tmp_path: Path, redis_url: str) -> None:
         said = {"request_id": response.headers["x-request-id"], "metric": "helpful", "value": True}
         assert live.post("/v1/feedback", said).status_code == 200
         assert payloads(live.chat("alpha", stream=True))[-1] == "[DONE]"
+
+
+def test_the_feature_block_of_a_routed_request_is_logged(abc: Fleet) -> None:
+    messages = [{"role": "user", "content": "Add 2 and 2."}]
+    record = abc.record_of(abc.chat("auto", messages=messages, metadata={"workload": "sums"}))
+    assert record.features is not None
+    expected = query_features("Add 2 and 2.", Shape(), "sums")
+    np.testing.assert_array_equal(np.frombuffer(record.features, dtype="<f4"), expected)
+    assert record.feature_set == FEATURE_SET
+    hidden = abc.record_of(abc.chat("auto", messages=messages, store=False))
+    assert (hidden.features, hidden.feature_set) == (None, None)

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from msgspec import structs
 
+from encoders.features import FEATURE_SET, NAMES, Shape, query_features
 from offline.outcomes import LoggedOutcomes, content_id, outcomes_from_log
 from routers.protocol import TrainingError
 from routers.rows import check
@@ -17,7 +20,7 @@ from tests.offline_routers.interactions import (
     score,
     written,
 )
-from traffic.records import Feedback, Interaction, Score
+from traffic.records import Cascade, Feedback, Interaction, Score
 
 
 async def learned(
@@ -82,7 +85,8 @@ async def test_what_says_nothing_about_an_arm_is_left_out_and_counted(tmp_path: 
         score(6, 1.0),
     )
     assert found.outcomes.arms == ("a",)
-    assert found.counts == {"read": 6, "used": 1, "unscored": 1, "fell_back": 1, "unanswered": 2, "no_text": 1}
+    left_out = {"unscored": 1, "fell_back": 1, "cascaded": 0, "unanswered": 2, "no_text": 1}
+    assert found.counts == {"read": 6, "used": 1, **left_out}
 
 
 async def test_a_query_without_its_text_is_known_by_its_vector(tmp_path: Path) -> None:
@@ -127,3 +131,37 @@ async def test_a_window_reads_only_its_interactions(tmp_path: Path) -> None:
     found = outcomes_from_log(log, since=1003.0)
     await log.close()
     assert found.outcomes.query_ids == (content_id("new"),)
+
+
+def block(number: float) -> bytes:
+    return np.full(len(NAMES), number, dtype="<f4").tobytes()
+
+
+async def test_feature_blocks_are_read_as_they_were_logged(tmp_path: Path) -> None:
+    record = interaction(1, "a", "one", feature_set=FEATURE_SET, features=block(2.5))
+    found = await learned(tmp_path, record, score(1, 1.0))
+    assert found.outcomes.features is not None
+    np.testing.assert_array_equal(found.outcomes.features, np.full((1, len(NAMES)), 2.5, dtype=np.float32))
+    assert found.outcomes.feature_set == FEATURE_SET
+
+
+async def test_feature_blocks_of_another_definition_are_made_anew_from_the_request(tmp_path: Path) -> None:
+    body = {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "one"}], "tools": [{}]}
+    fields = {"workload": "sums", "request": msgspec.json.encode(body)}
+    old = interaction(1, "a", "one", feature_set="older", features=block(2.5), **fields)
+    found = await learned(tmp_path, old, score(1, 1.0))
+    expected = query_features("one", Shape(1, True, True, False), "sums")
+    assert found.outcomes.features is not None
+    np.testing.assert_array_equal(found.outcomes.features[0], expected)
+    unreadable = interaction(1, "a", "one", request=b"{not json")
+    again = await learned(tmp_path / "second", unreadable, score(1, 1.0))
+    assert again.outcomes.features is not None
+    np.testing.assert_array_equal(again.outcomes.features[0], query_features("one"))
+
+
+async def test_an_answer_that_a_cascade_let_pass_is_left_out(tmp_path: Path) -> None:
+    passed = structs.replace(decision("a"), cascade=Cascade(signal="logprob", first="a", then="b", value=-0.1))
+    records = [interaction(1, "a", "one", decision=passed), score(1, 1.0), interaction(2, "b", "two"), score(2, 0.5)]
+    found = await learned(tmp_path, *records)
+    assert found.outcomes.arms == ("b",)
+    assert (found.counts["cascaded"], found.counts["used"]) == (1, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from traffic.records import Attempt, Candidate, Decision, Feedback, Interaction, Score, Usage
+from traffic.records import Attempt, Candidate, Cascade, Decision, Feedback, Interaction, Score, Usage
 
 VECTOR = bytes(range(256)) * 4
 
@@ -27,6 +27,10 @@ def decision(arm: str = "small") -> Decision:
             Candidate(arm="large", quality=0.8, propensity=0.05),
             Candidate(arm="blind", eliminated="vision"),
         ),
+        lambda_per_usd=2.5,
+        affinity="retain",
+        previous_arm=arm,
+        cascade=Cascade(signal="logprob", first=arm, then="large", threshold=-0.5, value=-0.2),
     )
 
 
@@ -57,6 +61,8 @@ def interaction(number: int, **changes: Any) -> Interaction:
                 started_at=2.0,
                 latency_s=0.2,
                 http_status=200,
+                usage=Usage(prompt_tokens=11, completion_tokens=7),
+                cost_usd=1.5e-5,
             ),
         ),
         "usage": Usage(prompt_tokens=11, completion_tokens=7),
@@ -66,6 +72,8 @@ def interaction(number: int, **changes: Any) -> Interaction:
         "query_text": f"question {number}",
         "encoder": "static-1",
         "vector": VECTOR,
+        "feature_set": "features-1",
+        "features": VECTOR[:96],
         "request": b'{"model":"auto","messages":[{"role":"user","content":"question"}]}',
         "response": b'{"choices":[{"index":0,"message":{"role":"assistant","content":"answer"}}]}',
     }

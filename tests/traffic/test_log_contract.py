@@ -139,7 +139,7 @@ async def test_content_of_a_record_that_must_not_be_stored_is_refused(
     (read,) = log.read_interactions()
     for record in (queued, read):
         assert record is not None
-        assert (record.query_text, record.request, record.response, record.vector) == (None,) * 4
+        assert (record.query_text, record.request, record.response, record.vector, record.features) == (None,) * 5
         assert not record.stored
     assert "stored=False" in caplog.text
 

@@ -63,6 +63,9 @@ async def test_a_snapshot_holds_the_window_and_its_manifest_counts_it(log: Sqlit
         sample.request, sample.response, "question 5",
     )  # fmt: skip
     assert first["template_ids"] == ["t-1", "t-2"]
+    assert (first["feature_set"], first["features"]) == ("features-1", sample.features)
+    assert (first["lambda_per_usd"], first["affinity"], first["cascade_value"]) == (2.5, "retain", -0.2)
+    assert [row["prompt_tokens"] for row in rows(out, "attempts")[:2]] == [None, 11]
     assert [row["outcome"] for row in rows(out, "attempts")[:2]] == ["timeout", "ok"]
     assert [row["value"] for row in rows(out, "feedback")[:2]] == ["false", "true"]
     assert rows(out, "scores")[0] == {
@@ -108,7 +111,8 @@ async def test_nothing_of_store_false_and_without_content_of_anybody_is_written(
     bare_ = snapshot(log, tmp_path / "without", content=False)
     assert bare_.tables["interactions"].rows == 2
     assert bare_.tables["vectors"].rows == 0
-    assert [(r["request"], r["query_text"]) for r in rows(tmp_path / "without", "interactions")] == [(None, None)] * 2
+    bare_rows = rows(tmp_path / "without", "interactions")
+    assert [(r["request"], r["query_text"], r["features"]) for r in bare_rows] == [(None, None, None)] * 2
 
 
 async def test_an_empty_window_gives_tables_without_rows(log: SqliteLog, tmp_path: Path) -> None:
