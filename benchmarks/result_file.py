@@ -49,6 +49,7 @@ def write_result(
     rows: Sequence[Mapping[str, Any]],
     bar: Mapping[str, Figure],
     results: Path = RESULTS,
+    notes: Mapping[str, str] | None = None,
 ) -> Path:
     """Write `<results>/<name>.json` and return its path; replaces the file of an earlier run in one step.
 
@@ -58,6 +59,7 @@ def write_result(
     command: what a reader types to run it again.
     rows: the whole table, one mapping per line of it.
     bar: flat figures under the keys of the contract; finite numbers or booleans only.
+    notes: what a reader must know to read the figures, such as their units.
 
     Raises
     ------
@@ -77,6 +79,8 @@ def write_result(
         "rows": [dict(row) for row in rows],
         "bar": dict(bar),
     }
+    if notes:
+        record["notes"] = dict(notes)
     results.mkdir(parents=True, exist_ok=True)
     path = results / f"{name}.json"
     partial = path.with_suffix(f".json.{os.getpid()}")

@@ -137,7 +137,7 @@ def _parquet(path: Path) -> Iterator[Answer]:
 def _cost(answer: Answer, prices: Mapping[str, Prices]) -> float | None:
     if answer.cost_usd is not None:
         return answer.cost_usd
-    price = prices.get(_plain(answer.model))
+    price = prices.get(plain_name(answer.model))
     if price is None:
         return None
     completion = answer.completion_tokens
@@ -167,7 +167,7 @@ def read_prices(path: Path) -> dict[str, Prices]:
         for model, stated in inner.items():
             price = _price(stated)
             if price is not None:
-                prices.setdefault(_plain(model), price)
+                prices.setdefault(plain_name(model), price)
     if not prices:
         raise TrainingError(
             f"{path} holds no price; expected {{model: {{'input': USD, 'output': USD}}}} per million tokens"
@@ -187,5 +187,6 @@ def _price(value: Any) -> Prices | None:
     return None
 
 
-def _plain(model: str) -> str:
+def plain_name(model: str) -> str:
+    """The name of a model as prices are kept by: lower case, without organisation and way of asking."""
     return model.partition("#")[0].rpartition("/")[2].lower()
