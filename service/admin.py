@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 from fastapi import Depends, FastAPI, Request, Response
 
+from routers.catalogue import KIND
 from service.errors import ApiError
 from service.explanation import route_object
-from service.gateway import ROUTER_KIND, Gateway
+from service.gateway import Gateway
 from service.openai_api.side import add_errors
 from traffic.records import Interaction
 
@@ -66,7 +67,7 @@ def _add_routers(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/admin/routers")
     async def routers() -> Response:
         """All router versions with their evidence, and the one that serves."""
-        found = {"serving": gateway.serving.router, "versions": gateway.artifacts.versions(ROUTER_KIND)}
+        found = {"serving": gateway.serving.router, "versions": gateway.artifacts.versions(KIND)}
         return Response(msgspec.json.encode(found), media_type="application/json")
 
     @app.post("/admin/routers/take-in")

@@ -28,8 +28,8 @@ class Exchange:
 
     __slots__ = (
         "answer_id", "client_request_id", "cost_usd", "created_at", "decision", "encoder", "endpoint", "error",
-        "features", "headers", "http_status", "id", "key", "on_trial", "outcome", "query_text", "raw", "request", "response",
-        "route", "started", "template_ids", "trail", "ttft_s", "usage", "vector",
+        "features", "headers", "http_status", "id", "key", "on_trial", "outcome", "query_text", "raw", "request",
+        "response", "route", "started", "template_ids", "trail", "ttft_s", "usage", "vector",
     )  # fmt: skip
 
     def __init__(self, endpoint: str, headers: list[tuple[bytes, bytes]]) -> None:

@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,15 +14,16 @@ from encoders.protocol import Encoder, Vectors, load_encoder
 from registry.artifacts import ArtifactError, Artifacts
 from registry.config import Config
 from registry.config_file import build_pool
-from routers.catalogue import load_router
-from routers.lineup import Lineup
-from routers.prior import prior_router
+from registry.jobs import Jobs
+from registry.rollouts import Trial
+from routers.catalogue import KIND
 from service.backends.chain import Backends
 from service.backends.health import Health
 from service.exchange import Exchange
 from service.limits import Key, Limits
 from service.metrics import Metrics
 from service.serving import Serving, targets_of
+from service.versions import COLD_START, RouterVersions
 from templates_store.database import TemplateStoreError
 from templates_store.index import TemplateIndex, load_index
 from templates_store.store import TemplateStore
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tokamak.gateway")
 
-ROUTER_KIND = "router"
-COLD_START = "prior@0"
 LOG_BACKLOG = 1_000
 """Records waiting to be written above which requests give way to the log."""
 LOG_PAUSE_S = 0.0005
@@ -55,11 +53,15 @@ class Gateway:
         self.limits = Limits(config.limits, environ)
         self.metrics = Metrics()
         self.artifacts = Artifacts(self.data_dir / "artifacts")
+        self.jobs = Jobs(self.data_dir, config.jobs.lease_s)
         self.ready = False
         limits = config.limits
         health = Health(limits.breaker_failures, limits.breaker_cooldown_s)
         self.backends = Backends(retries=limits.retries, fallbacks=limits.fallbacks, health=health)
         self._pool = build_pool(config, environ)
+        self.versions = RouterVersions(self.artifacts, self._pool, lambda: self.serving.encoder)
+        self._taking_in = asyncio.Lock()
+        self._failed_trial: Trial | None = None
         self._template_store: TemplateStore | None = None
         self._log: TrafficLog | None = None
         self._serving: Serving | None = None
@@ -86,12 +88,14 @@ class Gateway:
         batching = None if encoder.inline else _batching(encoder)
         if self.config.templates.enabled and any(arm.way == "thought" for arm in self._pool.arms.values()):
             self._template_store = TemplateStore(self.data_dir / "templates.db")
-        router, lineup = self._load_lineup(encoder)
+        champion = self.artifacts.deployed(KIND)
         self._serving = Serving(
             config=self.config, pool=self._pool, arms=tuple(self._pool.arms.values()),
-            arm_ids=tuple(self._pool.arms), encoder=encoder, batching=batching, lineup=lineup, router=router,
+            arm_ids=tuple(self._pool.arms), encoder=encoder, batching=batching,
+            lineup=self.versions.load(champion, encoder), router=champion or COLD_START,
             templates=self._load_templates(encoder), targets=targets_of(self.config, self._pool),
         )  # fmt: skip
+        await self.take_in()
         encoder.encode_one("warm up")
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
         self.ready = True
@@ -142,47 +146,63 @@ class Gateway:
         )
 
     async def take_in(self) -> bool:
-        """Swap in a newly deployed router or changed templates; True if anything changed. The old ones serve meanwhile.
+        """Swap in what is newly deployed, on trial or changed; True if anything was. What served serves meanwhile.
 
         A version that cannot be loaded is reported and the one that serves goes on.
         """
-        changed = False
-        try:
-            changed |= await self._take_in_router()
-        except ArtifactError as error:
-            logger.error("the deployed router cannot be loaded, %s goes on serving: %s", self.serving.router, error)
-        try:
-            changed |= await self._take_in_templates()
-        except TemplateStoreError as error:
-            logger.error("the templates cannot be read, the old ones go on serving: %s", error)
-        return changed
+        async with self._taking_in:
+            changed = False
+            try:
+                changed |= await self._take_in_champion()
+                changed |= await self._take_in_trial()
+            except ArtifactError as error:
+                logger.error("the deployed router cannot be loaded, %s goes on serving: %s", self.serving.router, error)
+            try:
+                changed |= await self._take_in_templates()
+            except TemplateStoreError as error:
+                logger.error("the templates cannot be read, the old ones go on serving: %s", error)
+            return changed
 
-    async def _take_in_router(self) -> bool:
-        if (self.artifacts.deployed(ROUTER_KIND) or COLD_START) == self.serving.router:
+    async def _take_in_champion(self) -> bool:
+        wanted = await asyncio.to_thread(self.versions.wanted)
+        serving, router = self.serving, wanted.champion or COLD_START
+        if router == serving.router:
             return False
-        router, lineup = await asyncio.to_thread(self._load_lineup, self.serving.encoder)
-        logger.info("router %s replaces %s", router, self.serving.router)
-        self._serving = replace(self.serving, router=router, lineup=lineup)
+        if serving.tried is not None and serving.tried.router == router:
+            lineup = serving.tried.lineup
+        else:
+            lineup = await asyncio.to_thread(self.versions.load, wanted.champion)
+        logger.info("router %s replaces %s", router, serving.router)
+        self._serving = serving.routed_by(router, lineup)
+        return True
+
+    async def _take_in_trial(self) -> bool:
+        trial, serving = (await asyncio.to_thread(self.versions.wanted)).trial, self.serving
+        if trial == serving.trial:
+            return False
+        tried = serving.tried
+        if trial is not None and (tried is None or tried.router != trial.version):
+            try:
+                lineup = await asyncio.to_thread(self.versions.load, trial.version)
+            except ArtifactError as error:
+                if trial != self._failed_trial:
+                    logger.error("%s cannot be tried, %s serves alone: %s", trial.version, serving.router, error)
+                self._failed_trial = trial
+                self._serving = serving.trying(None, None)
+                return serving.trial is not None
+            tried = serving.routed_by(trial.version, lineup)
+        self._serving = serving.trying(trial, tried)
+        logger.info("on trial beside %s: %s", serving.router, trial)
         return True
 
     async def _take_in_templates(self) -> bool:
         store, index = self._template_store, self.serving.templates
         if store is None or index is None or store.version() == index.version:
             return False
-        self._serving = replace(
-            self.serving, templates=await asyncio.to_thread(load_index, store, self.serving.encoder.hash)
+        self._serving = self.serving.with_templates(
+            await asyncio.to_thread(load_index, store, self.serving.encoder.hash)
         )
         return True
-
-    def _load_lineup(self, encoder: Encoder) -> tuple[str, Lineup]:
-        """The deployed router on the arms of the pool, or the cold start if none is deployed."""
-        prior = prior_router(self._pool, encoder.hash)
-        arms = tuple(self._pool.arms.values())
-        version = self.artifacts.deployed(ROUTER_KIND)
-        if version is None:
-            return COLD_START, Lineup(prior, arms, prior)
-        router = load_router(self.artifacts.load(ROUTER_KIND, version), encoder.hash)
-        return version, Lineup(router, arms, prior)
 
     def _load_templates(self, encoder: Encoder) -> TemplateIndex | None:
         return None if self._template_store is None else load_index(self._template_store, encoder.hash)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from traffic.log import LogStats
-from traffic.records import Interaction
+from traffic.records import Decision, Interaction
 
 SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 MAX_SERIES = 2000
@@ -69,6 +69,11 @@ class Metrics:
         self.tokens = Counter("tokamak_tokens_total", "Tokens as upstreams reported them.", ("model", "type"))
         self.cost = Counter("tokamak_cost_usd_total", "Cost in USD by list price.", ("model",))
         self.decisions = Counter("tokamak_decisions_total", "Routing decisions.", ("router", "model", "reason"))
+        self.routed = Counter("tokamak_router_requests_total", "Routed requests by version.", ("router", "outcome"))
+        self.routed_cost = Counter("tokamak_router_cost_usd_total", "Their cost in USD.", ("router",))
+        self.routed_scores = Counter("tokamak_router_scores_total", "Scores of their answers.", ("router",))
+        self.routed_quality = Counter("tokamak_router_quality_total", "Sum of those scores.", ("router",))
+        self.shadowed = Counter("tokamak_shadow_total", "Decisions taken again in shadow.", ("router", "agrees"))
         self.attempts = Counter("tokamak_attempts_total", "Calls of upstreams by outcome.", ("outcome",))
         self.templates = Counter("tokamak_template_hits_total", "Answers asked for with thought templates.", ())
         self.overhead = Histogram("tokamak_overhead_seconds", "Time spent in this service per request.")
@@ -97,14 +102,30 @@ class Metrics:
         if record.decision is not None:
             reason = "explored" if record.decision.explored else "greedy"
             self.decisions.add((record.decision.router, record.decision.arm, reason))
+            self._observe_version(record, record.decision)
         if record.template_ids:
             self.templates.add(())
+
+    def _observe_version(self, record: Interaction, decision: Decision) -> None:
+        self.routed.add((decision.router, record.outcome))
+        if record.cost_usd is not None:
+            self.routed_cost.add((decision.router,), record.cost_usd)
+        shadow = decision.shadow
+        if shadow is not None:
+            agrees = "failed" if shadow.error is not None else "yes" if shadow.arm == decision.arm else "no"
+            self.shadowed.add((shadow.router, agrees))
+
+    def scored(self, router: str, value: float) -> None:
+        """Count a score in [0, 1] of an answer that this version has chosen the arm of."""
+        self.routed_scores.add((router,))
+        self.routed_quality.add((router,), value)
 
     def render(self, *, log: LogStats, router: str, active: int, down: Sequence[str]) -> bytes:
         """The text that `/metrics` answers."""
         lines: list[str] = []
         for metric in (
-            self.requests, self.tokens, self.cost, self.decisions, self.attempts, self.templates, self.overhead,
+            self.requests, self.tokens, self.cost, self.decisions, self.routed, self.routed_cost,
+            self.routed_scores, self.routed_quality, self.shadowed, self.attempts, self.templates, self.overhead,
             self.ttft, self.upstream,
         ):  # fmt: skip
             lines += metric.lines()

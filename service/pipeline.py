@@ -17,7 +17,8 @@ import msgspec
 from encoders.features import query_features
 from encoders.protocol import Vectors
 from registry.arms import Arm, Endpoint
-from routers.policy import NoEligibleArm, decide
+from routers.policy import Choice, NoEligibleArm, decide
+from routers.protocol import Prediction
 from service.asgi import JSON, ClientLeft, DisconnectWatch, Receive, Scope, Send, read_body, send_body, send_error
 from service.backends.attempt import Opened
 from service.backends.http1 import CallFailed
@@ -30,6 +31,7 @@ from service.limits import Key
 from service.openai_api.requests import ChatRequest, ModelRequest
 from service.routing_options import RoutingOptions, routing_options
 from service.serving import Serving, Target
+from service.trial import deciding, shadow
 from service.wire import read_error
 from templates_store.template import Hit
 from templates_store.ways import BINDING_FIELDS, ask, format_bound
@@ -116,6 +118,7 @@ async def route(
     """Encode once, find the eligible arms, predict, decide. Calls no upstream."""
     route_config = target.route
     assert route_config is not None
+    champion, serving = serving, deciding(serving, request, exchange)
     allowed, eliminated = eligible_arms(serving, route_config, request, key, options, gateway.backends.health)
     vector = await encoded(serving, request, exchange)
     hits: Sequence[Hit] = ()
@@ -128,16 +131,25 @@ async def route(
     if not allowed:
         raise nothing_eligible(serving, request, eliminated)
     exchange.features = features = query_features(exchange.query_text or "", request.shape(), exchange.workload())
-    prediction = serving.lineup.predict(vector, features, exchange.query_text)
     preference = target.preference if options.preference is None else options.preference
     exploration = route_config.exploration if options.exploration is None else options.exploration
-    try:
-        choice = decide(
-            prediction, allowed, preference, exploration, serving.lineup.cost_scale, random.random(),
+    draw = random.random()
+
+    def decided_by(version: Serving, prediction: Prediction) -> Choice:
+        return decide(
+            prediction, allowed, preference, exploration, version.lineup.cost_scale, draw,
             options.max_cost_usd, None if options.deadline_ms is None else options.deadline_ms / 1e3,
         )  # fmt: skip
+
+    def predicted_by(version: Serving) -> Prediction:
+        return version.lineup.predict(vector, features, exchange.query_text)
+
+    prediction = predicted_by(serving)
+    try:
+        choice = decided_by(serving, prediction)
     except NoEligibleArm as none_left:
         raise nothing_eligible(serving, request, {**eliminated, **none_left.eliminated}) from None
+    shadow(champion, exchange, lambda version: decided_by(version, predicted_by(version)))
     decided = Decided(exchange.id, target.name, serving, preference, exploration, choice, prediction, eliminated)
     return decided, hits
 

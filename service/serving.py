@@ -6,12 +6,13 @@ ever sees half of a change, and none waits for one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from encoders.protocol import Encoder, Vectors
 from registry.arms import Arm, Pool
 from registry.config import Config, RouteConfig
+from registry.rollouts import Trial
 from routers.lineup import Lineup
 from service.errors import ApiError, invalid, model_not_found
 from service.routing_options import PRESETS, unknown_preset
@@ -35,7 +36,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """The snapshot. `lineup` predicts for `arms`, in that order; `router` is its version, name@digest."""
+    """The snapshot. `lineup` predicts for `arms`, in that order; `router` is its version, name@digest.
+
+    While a version is on `trial`, `tried` is the same snapshot with that version as its router.
+    """
 
     config: Config
     pool: Pool
@@ -47,6 +51,22 @@ class Serving:
     router: str
     templates: TemplateIndex | None
     targets: dict[str, Target] = field(default_factory=dict)
+    trial: Trial | None = None
+    tried: Serving | None = None
+
+    def routed_by(self, router: str, lineup: Lineup) -> Serving:
+        """The same with another champion."""
+        return replace(self, router=router, lineup=lineup).trying(self.trial, self.tried)
+
+    def trying(self, trial: Trial | None, tried: Serving | None) -> Serving:
+        """The same with that version (its router, its lineup) on trial, or none."""
+        if trial is None or tried is None:
+            return replace(self, trial=None, tried=None)
+        same = replace(self, router=tried.router, lineup=tried.lineup, trial=None, tried=None)
+        return replace(self, trial=trial, tried=same)
+
+    def with_templates(self, templates: TemplateIndex) -> Serving:
+        return replace(self, templates=templates).trying(self.trial, self.tried)
 
     async def encode(self, text: str) -> Vectors:
         """The unit vector of a text; in the event loop if that takes microseconds, else batched in a thread."""

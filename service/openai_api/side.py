@@ -161,7 +161,7 @@ def _add_feedback(app: FastAPI, gateway: Gateway) -> None:
             )  # fmt: skip
         record = _feedback_record(body, about, key, once)
         gateway.log.append(record)
-        _score(gateway, record)
+        _score(gateway, record, about)
         return {"feedback_id": record.id}
 
 
@@ -175,9 +175,11 @@ def _feedback_record(body: FeedbackBody, about: Interaction, key: Key, once: str
     )  # fmt: skip
 
 
-def _score(gateway: Gateway, record: Feedback) -> None:
+def _score(gateway: Gateway, record: Feedback, about: Interaction) -> None:
     """A number or a yes or no is a score of the answer; a text is not."""
     if isinstance(record.value, bool | float | int):
+        if about.decision is not None:
+            gateway.metrics.scored(about.decision.router, float(record.value))
         gateway.log.append(
             Score(
                 interaction_id=record.interaction_id,
@@ -255,7 +257,8 @@ def _validation_error(error: RequestValidationError | ValidationError) -> ApiErr
         return invalid(
             f"The request body is not valid JSON: {first.get('ctx', {}).get('error', '')}", None, "invalid_json"
         )
-    hint = nearest(where, FeedbackBody.model_fields) if first["type"] == "extra_forbidden" else ""
+    known = FeedbackBody.model_fields if isinstance(error, ValidationError) else ()
+    hint = nearest(where, known) if first["type"] == "extra_forbidden" else ""
     return invalid(f"{where or 'body'!r}: {first['msg']}.{hint}", where or None)
 
 

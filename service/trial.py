@@ -1,0 +1,85 @@
+"""A router version on trial, beside a request: in canary it may decide, in shadow it only says what it would do."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from registry.rollouts import Trial
+from routers.policy import Choice
+from service.exchange import Exchange
+from service.openai_api.requests import ChatRequest, ModelRequest
+from service.serving import Serving
+from traffic.records import Decision, Shadow
+
+logger = logging.getLogger("tokamak.trial")
+
+Decide = Callable[[Serving], Choice]
+"""Takes the decision again, with the router of the given snapshot."""
+
+
+def deciding(serving: Serving, request: ModelRequest, exchange: Exchange) -> Serving:
+    """The snapshot whose router decides this request: the canary's for its share of the conversations."""
+    trial, tried = serving.trial, serving.tried
+    if trial is None or tried is None or trial.stage != "canary":
+        return serving
+    conversation = conversation_of(request, exchange)
+    exchange.on_trial = partial(_dealt, conversation=conversation)
+    return tried if dealt_to_canary(trial, conversation) else serving
+
+
+def shadow(serving: Serving, exchange: Exchange, decide: Decide) -> None:
+    """Have the version in shadow, if there is one, decide the same request when its record is written."""
+    trial, tried = serving.trial, serving.tried
+    if trial is not None and tried is not None and trial.stage == "shadow":
+        exchange.on_trial = partial(_shadowed, tried=tried, decide=decide)
+
+
+def dealt_to_canary(trial: Trial, conversation: str) -> bool:
+    """Whether a conversation is the canary's: the same answer in every process, for as long as the trial lasts.
+
+    A larger share keeps the conversations that the canary has.
+    """
+    digest = hashlib.blake2b(conversation.encode(), digest_size=8, key=trial.id.encode()).digest()
+    return int.from_bytes(digest, "big") < trial.share * 2**64
+
+
+def conversation_of(request: ModelRequest, exchange: Exchange) -> str:
+    """What a conversation is known by: the session that the caller names, else how it began, else the request.
+
+    The beginning is the messages up to the first one of the user, which every later turn repeats.
+    """
+    session = exchange.session()
+    if session is not None:
+        return f"session {session}"
+    if not isinstance(request, ChatRequest):
+        return exchange.id
+    beginning = []
+    for message in request.messages():
+        beginning.append(message)
+        if message.get("role") == "user":
+            break
+    digest = hashlib.blake2b(msgspec.json.encode(beginning), digest_size=12)
+    key = None if exchange.key is None else exchange.key.id
+    digest.update((key or "").encode())
+    return digest.hexdigest()
+
+
+def _dealt(decision: Decision, *, conversation: str) -> Decision:
+    return msgspec.structs.replace(decision, conversation=hashlib.sha256(conversation.encode()).hexdigest()[:24])
+
+
+def _shadowed(decision: Decision, *, tried: Serving, decide: Decide) -> Decision:
+    try:
+        choice = decide(tried)
+        drawn = tried.arm_ids.index(decision.arm)
+        best = max(choice.order, key=lambda arm: choice.utility[arm])
+        found = Shadow(router=tried.router, arm=tried.arm_ids[best], propensity=choice.propensity[drawn])
+    except Exception as error:  # noqa: BLE001  Whatever is wrong with a version on trial must not cost a record.
+        logger.warning("router %s failed in shadow: %r", tried.router, error)
+        found = Shadow(router=tried.router, error=repr(error)[:200])
+    return msgspec.structs.replace(decision, shadow=found)

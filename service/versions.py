@@ -1,0 +1,93 @@
+"""The router versions that serve: the champion, and the one that is being tried, fitted to the pool of this process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from encoders.features import FEATURE_SET, PLAIN, query_features
+from encoders.protocol import Encoder
+from registry.arms import Pool
+from registry.artifacts import ArtifactError, Artifacts
+from registry.rollouts import RolloutError, Rollouts, Trial
+from routers.catalogue import KIND, load_router
+from routers.lineup import Lineup
+from routers.prior import prior_router
+
+logger = logging.getLogger("tokamak.versions")
+
+COLD_START = "prior@0"
+PROBE = "What is 2 + 2?"
+"""Asked of a version before it may serve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to serve by the files: `champion` None is the cold start."""
+
+    champion: str | None
+    trial: Trial | None
+
+
+class RouterVersions:
+    """Finds and loads router versions. Everything here reads files: call it off the event loop."""
+
+    def __init__(self, artifacts: Artifacts, pool: Pool, encoder: Callable[[], Encoder]) -> None:
+        """`encoder` gives the encoder that serves."""
+        self.artifacts = artifacts
+        self.rollouts = Rollouts(artifacts, KIND, self.fits)
+        self._pool = pool
+        self._encoder = encoder
+        self._told: str | None = None
+
+    def wanted(self) -> Wanted:
+        """What is to serve now. A rollout document that cannot be read ends the trial; the champion goes on.
+
+        Raises
+        ------
+        ArtifactError: the pointer to the champion cannot be read.
+        """
+        try:
+            rollout = self.rollouts.read()
+        except RolloutError as error:
+            if str(error) != self._told:
+                logger.error("%s", error)
+            self._told = str(error)
+            return Wanted(self.artifacts.deployed(KIND), None)
+        self._told = None
+        return Wanted(rollout.champion, rollout.trial)
+
+    def load(self, version: str | None, encoder: Encoder | None = None) -> Lineup:
+        """A version on the arms of the pool; None is the cold start. Raises ArtifactError if it cannot serve."""
+        encoder = encoder or self._encoder()
+        prior = prior_router(self._pool, encoder.hash)
+        arms = tuple(self._pool.arms.values())
+        if version is None:
+            return Lineup(prior, arms, prior)
+        artifact = self.artifacts.load(KIND, version)
+        learned_from = artifact.manifest.meta.get("feature_set")
+        if learned_from not in (None, FEATURE_SET):
+            raise ArtifactError(
+                f"{version} learned from feature block {learned_from}, this gateway computes {FEATURE_SET}; "
+                "train a router with this version of the program"
+            )
+        lineup = Lineup(load_router(artifact, encoder.hash), arms, prior)
+        _probe(lineup, encoder, version)
+        return lineup
+
+    def fits(self, version: str) -> None:
+        """Raise ArtifactError if the version is not there or cannot serve beside what serves."""
+        self.load(version)
+
+
+def _probe(lineup: Lineup, encoder: Encoder, version: str) -> None:
+    """Let it predict once, as a request would."""
+    try:
+        prediction = lineup.predict(encoder.encode_one(PROBE), query_features(PROBE, PLAIN), PROBE)
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        raise ArtifactError(f"{version} cannot predict ({error!r}); train it again") from error
+    if not np.all(np.isfinite(prediction.quality)):
+        raise ArtifactError(f"{version} predicts a quality that is not finite; train it again")
