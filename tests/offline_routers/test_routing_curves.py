@@ -36,8 +36,8 @@ def test_of_points_of_one_cost_the_best_counts() -> None:
 
 
 def test_mean_over_a_common_interval_by_hand() -> None:
-    # From 1 to 3 the line rises from .2 to .8 (mean .5, width 2), from 3 to 5 it stays there: (1.0 + 1.6) / 4.
-    assert mean_over(hull([1.0, 3.0], [0.2, 0.8]), 1.0, 5.0) == pytest.approx(0.65)
+    # From 1 to 3 the line rises from .4 to .8 (mean .6, width 2), from 3 to 5 it stays there: (1.2 + 1.6) / 4.
+    assert mean_over(hull([1.0, 3.0], [0.4, 0.8]), 1.0, 5.0) == pytest.approx(0.7)
 
 
 def test_a_router_that_never_goes_cheap_is_charged_for_it() -> None:
