@@ -16,6 +16,8 @@ PLACES: Final = {
     "cluster": "routers.cluster:ClusterRouter",
     "knn": "routers.knn:KnnRouter",
     "prior": "routers.prior:PriorRouter",
+    "ridge": "routers.ridge:RidgeRouter",
+    "irt": "routers.irt:IrtRouter",
 }
 """Where each router is defined. A module may import nothing heavy outside of `fit`: the gateway loads it to predict."""
 

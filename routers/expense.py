@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from routers.cost_scale import CostScale
 from routers.inputs import Inputs
-from routers.least_squares import F64, Normal, is_shared, normal, solve, within
+from routers.least_squares import F64, Normal, is_shared, normal, slopes, within
 from routers.protocol import F32, Outcomes
 from routers.rows import folds
 
@@ -121,7 +121,7 @@ def _lines(z: F64, values: F32) -> list[Line]:
     found = []
     for common in COMMON:
         for own in OWN:
-            found.append(cells.levelled(z, _slopes(statistics, cells.answers, common, own)))
+            found.append(cells.levelled(z, slopes(statistics, cells.answers, common, own).T))
     return found
 
 
@@ -132,7 +132,7 @@ def _fitted(z: F64, values: F32, common: float, own: float) -> Line:
         return line
     for _ in range(TURNS):
         statistics = cells.statistics(z, line.level)
-        line = cells.levelled(z, _slopes(statistics, cells.answers, common, own))
+        line = cells.levelled(z, slopes(statistics, cells.answers, common, own).T)
     return line
 
 
@@ -168,15 +168,3 @@ class _Cells(NamedTuple):
         weight = np.where(self.known, expected, 0.0).sum(axis=0)
         total = np.nansum(self.values.astype(np.float64), axis=0)
         return Line(np.where(weight > 0, total / np.maximum(weight, LOWEST), np.nan), slope)
-
-
-def _slopes(statistics: Normal, answers: float, common: float, own: float) -> F64:
-    """[P, M]: the arms' own slopes drawn to the common one, or that one alone."""
-    arms, width = statistics.moment.shape
-    pooled = np.zeros(width)
-    if common < np.inf:
-        copies = arms if len(statistics.gram) == 1 else 1
-        together = Normal(copies * statistics.gram.sum(axis=0, keepdims=True), statistics.moment.sum(axis=0)[None])
-        # Many arms' answers to one query are no independent evidence about the query: the strength counts queries.
-        pooled = solve(together, common * answers)[0]
-    return np.tile(pooled, (arms, 1)).T if own == np.inf else solve(statistics, own, pooled).T

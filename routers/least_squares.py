@@ -67,3 +67,19 @@ def solve(statistics: Normal, alpha: float, prior: F64 | None = None) -> F64:
     if len(gram) == 1:
         return np.asarray(np.linalg.solve(ridge[0], moment.T).T)
     return np.asarray(np.linalg.solve(ridge, moment[:, :, None])[:, :, 0])
+
+
+def slopes(statistics: Normal, answers: float, common: float, own: float) -> F64:
+    """[M, P]: every arm's own coefficients, drawn to those common to all arms, which are drawn to zero.
+
+    `common` and `own` are the two ridge strengths in observations; with `own` infinite all arms have the common ones,
+    with both infinite all are zero. `answers` is the mean number of arms observed per query: many arms' answers to one
+    query are no independent evidence about the query, so `common` counts queries.
+    """
+    arms, width = statistics.moment.shape
+    pooled = np.zeros(width)
+    if common < np.inf:
+        copies = arms if len(statistics.gram) == 1 else 1
+        together = Normal(copies * statistics.gram.sum(axis=0, keepdims=True), statistics.moment.sum(axis=0)[None])
+        pooled = solve(together, common * answers)[0]
+    return np.tile(pooled, (arms, 1)) if own == np.inf else solve(statistics, own, pooled)
