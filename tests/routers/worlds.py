@@ -29,6 +29,26 @@ def skills(arms: int) -> NDArray[np.float64]:
     return table
 
 
+VOCABULARY = (
+    ("integral", "matrix", "prime", "theorem", "angle", "solve"),
+    ("function", "python", "loop", "compile", "class", "bug"),
+    ("river", "capital", "war", "king", "century", "treaty"),
+    ("poem", "novel", "verse", "actor", "stage", "rhyme"),
+)
+"""Words of each topic."""
+FILLER = ("the", "of", "what", "is", "in", "a")
+
+
+def topic_texts(topics: NDArray[np.intp], seed: int) -> tuple[str, ...]:
+    """A few words of each query's topic, among words that say nothing."""
+    rng = np.random.default_rng(seed)
+    texts = []
+    for topic in topics.tolist():
+        words = [*rng.choice(VOCABULARY[topic], size=3), *rng.choice(FILLER, size=rng.integers(2, 8))]
+        texts.append(" ".join(rng.permutation(words).tolist()))
+    return tuple(texts)
+
+
 def world(rows: int = 400, arms: int = 5, seed: int = 0, tasks: bool = False) -> Outcomes:
     """Every arm's answer to every query, with costs of 1, 2, 3, ... milli-USD, doubled in the last topic."""
     rng = np.random.default_rng(seed)
@@ -45,6 +65,7 @@ def world(rows: int = 400, arms: int = 5, seed: int = 0, tasks: bool = False) ->
         encoder="0123456789abcdef",
         query_ids=tuple(f"query-{seed}-{i}" for i in range(rows)),
         tasks=tuple(f"topic-{topic}" for topic in topics.tolist()) if tasks else None,
+        texts=topic_texts(topics, seed + 2),
     )
 
 
@@ -71,6 +92,7 @@ def masked(outcomes: Outcomes, seed: int = 0, favourite: int = 0, share: float =
         encoder=outcomes.encoder,
         query_ids=outcomes.query_ids,
         tasks=outcomes.tasks,
+        texts=outcomes.texts,
     )
 
 
