@@ -70,6 +70,11 @@ def evaluate(outcomes: Outcomes, routers: Sequence[str] = ("cluster", "knn"), se
     ------
     TrainingError: too few outcomes, or an unknown router.
     """
+    return fit_and_judge(outcomes, routers, seed)[1]
+
+
+def fit_and_judge(outcomes: Outcomes, routers: Sequence[str], seed: int) -> tuple[dict[str, Router], Evaluation]:
+    """As `evaluate`, with the routers as they were judged: learned from the training part alone."""
     unknown = [name for name in routers if name not in ROUTERS]
     if unknown:
         raise TrainingError(f"no router is called {', '.join(unknown)}; there are {', '.join(ROUTERS)}")
@@ -77,8 +82,8 @@ def evaluate(outcomes: Outcomes, routers: Sequence[str] = ("cluster", "knn"), se
     require_enough(outcomes)
     training, held_out = split(outcomes, HELD_OUT, f"held-out-{seed}")
     require_observed(training, held_out)
-    fitted = {name: ROUTERS[name].fit(training, seed=seed) for name in routers}
-    return judged(fitted, PriorRouter.fit(training, seed=seed), held_out, len(outcomes.query_ids), seed)
+    fitted: dict[str, Router] = {name: ROUTERS[name].fit(training, seed=seed) for name in routers}
+    return fitted, judged(fitted, PriorRouter.fit(training, seed=seed), held_out, len(outcomes.query_ids), seed)
 
 
 def judged(

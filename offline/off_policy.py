@@ -7,6 +7,7 @@ part by content out of its training (`held_out`).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from math import nan
 from typing import Literal
@@ -41,7 +42,7 @@ from routers.off_policy_targets import most_likely, target_probabilities
 from routers.protocol import F32, Outcomes, Router
 from routers.rows import positions
 from traffic.log import TrafficLog
-from traffic.records import Decision, Interaction
+from traffic.records import Decision, Interaction, ScoreSource
 
 __all__ = [
     "LogDecisions",
@@ -131,21 +132,28 @@ class Collected:
 
 
 def decisions_from_log(
-    log: TrafficLog, encoder: Encoder, since: float = 0.0, until: float | None = None
+    log: TrafficLog,
+    encoder: Encoder,
+    since: float = 0.0,
+    until: float | None = None,
+    *,
+    sources: Collection[ScoreSource] | None = None,
+    said_until: float | None = None,
 ) -> LogDecisions:
     """The scored decisions of a log, with the vectors of `encoder` (those logged, else made again from the text).
 
     `counts` has the keys `read`, `used`, and why the rest was left out: `unanswered`; `pinned` (asked for by name, no
     decision); `unscored`; `fell_back` (another arm answered than was drawn); `deterministic` (one of several eligible
     arms was certain, so nothing is known of the others; the judgement is then about the traffic that explores);
-    `encoder_mismatch` (another encoder's vector, and no text).
+    `encoder_mismatch` (another encoder's vector, and no text). `sources` and `said_until` limit the scores: where they
+    come from, and when they were given.
 
     Raises
     ------
     TrainingError: a score is out of range.
     OffPolicyError: a decision was logged without a propensity.
     """
-    said = said_values(log.read_scores(since), log.read_feedback(since))
+    said = said_values(log.read_scores(since), log.read_feedback(since), sources, said_until)
     counts = Counter(dict.fromkeys(("read", "used", *LEFT_OUT), 0))
     found = Collected()
     for interaction in log.read_interactions(since, until):

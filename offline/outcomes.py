@@ -3,16 +3,17 @@
 The quality of an answer is the mean of everything said about it: scores, and numeric or yes/no feedback. An answer
 counts for the arm that really gave it. It is left out, and counted, if that is not the arm that was drawn (after a
 fallback the logged propensity is another arm's), or if it is the first answer of a cascade that was let pass: that it
-passed depends on the answer, so such answers are better than the arm's others. Answers to the same query text are one row, whoever asked.
+passed depends on the answer, so such answers are better than the arm's others. Answers to the same query text are one
+row, whoever asked.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from math import isnan, nan
+from math import nan
 from typing import Any
 
 import msgspec
@@ -23,7 +24,8 @@ from encoders.protocol import Encoder
 from encoders.request_shape import request_shape
 from routers.protocol import F32, Outcomes, TrainingError
 from traffic.log import TrafficLog
-from traffic.records import Feedback, Interaction, Score
+from traffic.records import Feedback, Interaction, Score, ScoreSource
+from traffic.said import ScoreOutOfRange, said_about
 
 ENCODE_BATCH = 512
 UNLABELLED = "unlabelled"
@@ -167,20 +169,27 @@ def content_id(content: str | bytes) -> str:
 
 
 def outcomes_from_log(
-    log: TrafficLog, encoder: Encoder | None = None, since: float = 0.0, until: float | None = None
+    log: TrafficLog,
+    encoder: Encoder | None = None,
+    since: float = 0.0,
+    until: float | None = None,
+    *,
+    sources: Collection[ScoreSource] | None = None,
+    said_until: float | None = None,
 ) -> LoggedOutcomes:
     """Join the interactions of a log with their scores and feedback.
 
     With an `encoder`, its vectors are used: those in the log that it made, and fresh ones where another encoder (or
     none) was used and the text is there; the rest is left out and counted. Without one, all vectors must be of one
     encoder. `counts` has the keys `read`, `used`, `unscored`, `unanswered`, `fell_back`, `cascaded`, `no_text` (neither
-    a fitting vector nor a text).
+    a fitting vector nor a text). `sources` and `said_until` limit the scores: where they come from, and when they were
+    given.
 
     Raises
     ------
     TrainingError: nothing is scored, a score is out of range, or encoders are mixed; says what to do.
     """
-    values = said_values(log.read_scores(since), log.read_feedback(since))
+    values = said_values(log.read_scores(since), log.read_feedback(since), sources, said_until)
     table = OutcomeTable()
     counts = Counter(read=0, used=0, unscored=0, unanswered=0, fell_back=0, cascaded=0, no_text=0)
     hashes: Counter[str] = Counter()
@@ -254,24 +263,14 @@ def _left_out(interaction: Interaction, said: list[float] | None, encoder: Encod
     return "no_text" if interaction.query_text is None else None
 
 
-def said_values(scores: Iterable[Score], feedback: Iterable[Feedback]) -> dict[str, list[float]]:
-    """Everything said about each interaction, as numbers in [0, 1]."""
-    values: dict[str, list[float]] = {}
-    derived: set[str] = set()
-    for score in scores:
-        values.setdefault(score.interaction_id, []).append(_in_range(score.value, f"score of {score.interaction_id}"))
-        if score.source == "feedback":
-            derived.add(score.interaction_id)
-    for statement in feedback:
-        # What a scorer already turned into a score must not count twice; text says nothing in numbers.
-        if statement.interaction_id in derived or not isinstance(statement.value, (bool, int, float)):
-            continue
-        number = _in_range(float(statement.value), f"feedback {statement.id} on {statement.interaction_id}")
-        values.setdefault(statement.interaction_id, []).append(number)
-    return values
-
-
-def _in_range(value: float, what: str) -> float:
-    if isnan(value) or not 0.0 <= value <= 1.0:
-        raise TrainingError(f"{what} must lie in [0, 1], got {value}; correct it in the log, or read a later window")
-    return value
+def said_values(
+    scores: Iterable[Score],
+    feedback: Iterable[Feedback],
+    sources: Collection[ScoreSource] | None = None,
+    until: float | None = None,
+) -> dict[str, list[float]]:
+    """Everything said about each interaction, as numbers in [0, 1]; see `traffic.said.said_about`."""
+    try:
+        return said_about(scores, feedback, sources, until)
+    except ScoreOutOfRange as error:
+        raise TrainingError(str(error)) from error

@@ -131,7 +131,8 @@ class _Tally:
         self.quality, self.cost_usd, self.latency_s = Values(), Values(), Values()
 
     def add(self, interaction: Interaction, said: list[float] | None) -> None:
-        conversation = interaction.session or interaction.id
+        dealt_by = None if interaction.decision is None else interaction.decision.conversation
+        conversation = dealt_by or interaction.session or interaction.id
         self.requests += 1
         if interaction.outcome in ("ok", "failed"):
             self.failed.add(conversation, float(interaction.outcome == "failed"))
