@@ -2,11 +2,13 @@
 replayed.
 
     utility = preference * quality - (1 - preference) * cost,      cost in [0, 1] by the router's `CostScale`
+    utility = quality - lambda * cost in USD                       where a price of money is given (`Terms`)
 
-Greedy is the eligible arm of highest utility; ties go to the lower expected cost, then to the lower expected latency,
+`Terms` add what else counts: the shadow price of a budget, prices of latency, load and a change of model, a floor under
+the propensities. Greedy is the eligible arm of highest utility; ties go to the lower expected cost, then to the lower expected latency,
 then to the order of the arms. With probability `exploration` the arm is instead drawn uniformly from the eligible ones,
 so the propensity of an arm is exactly (1 - exploration) * [it is the greedy one] + exploration / number of eligible
-arms.
+arms. A floor f under the propensities of n eligible arms makes the exploration at least n * f (at most 1).
 
 An arm whose cost is not known counts as the dearest of the eligible arms whose cost is known: not knowing must not win
 it the choice. If no cost is known at all, cost plays no part. Under a cost limit an arm of unknown cost is not eligible
@@ -34,6 +36,28 @@ OVER_BUDGET = "expected cost over max_cost_usd"
 COST_UNKNOWN = "cost unknown, so max_cost_usd cannot be kept"
 TOO_SLOW = "expected latency over the deadline"
 
+class Terms(NamedTuple):
+    """What a decision weighs beside preference, quality and cost. The default weighs nothing more.
+
+    Attributes
+    ----------
+    lambda_per_usd: quality that one USD is worth; with it utility is quality - lambda * cost and `preference` has no
+        part.
+    shadow_per_usd: what a budget asks on top, in the same unit (it is scaled by the weight of quality).
+    penalty: a price per arm, in utility, M entries; None if there is none.
+    floor: least propensity of every eligible arm, in [0, 1]; as much of it as the number of arms allows.
+    follows: the arm that a follow-up goes back to: no arm of lower predicted quality is ranked before it.
+    """
+
+    lambda_per_usd: float | None = None
+    shadow_per_usd: float = 0.0
+    penalty: Sequence[float] | None = None
+    floor: float = 0.0
+    follows: int | None = None
+
+
+PLAIN = Terms()
+
 Eligible = Sequence[int] | NDArray[np.bool_] | NDArray[np.integer[Any]]
 
 
@@ -52,6 +76,8 @@ class Choice(NamedTuple):
     utility: tuple[float, ...]
     explored: bool
     eliminated: dict[int, str]
+    exploration: float = 0.0
+    """Probability of a draw as it was: that asked for, or more where the floor asks for more."""
 
 
 class NoEligibleArm(ValueError):
@@ -71,6 +97,7 @@ def decide(
     draw: float,
     max_cost_usd: float | None = None,
     deadline_s: float | None = None,
+    terms: Terms = PLAIN,
 ) -> Choice:
     """Choose an arm.
 
@@ -82,6 +109,7 @@ def decide(
     exploration: probability in [0, 1] of a uniform draw.
     draw: a uniform number in [0, 1), the only randomness; the same number gives the same choice.
     max_cost_usd, deadline_s: hard limits on expected cost and latency.
+    terms: what else counts.
 
     Raises
     ------
@@ -95,17 +123,41 @@ def decide(
         allowed = [arm for arm in allowed if arm not in eliminated]
     if not allowed:
         raise NoEligibleArm(eliminated)
-    places = cost_scale.places(costs)
+    if terms.lambda_per_usd is None:
+        weight, cost_weight, places = preference, 1.0 - preference, cost_scale.places(costs)
+    else:
+        weight, cost_weight, places = 1.0, terms.lambda_per_usd, costs
     # x == x is false of NaN alone, and much cheaper than a call.
     unknown = max((places[arm] for arm in allowed if places[arm] == places[arm]), default=0.0)
-    cost_weight = 1.0 - preference
-    utility, propensity = [nan] * len(quality), [0.0] * len(quality)
-    share = exploration / len(allowed)
+    utility = [nan] * len(quality)
     for arm in allowed:
         place = places[arm]
-        utility[arm] = preference * quality[arm] - cost_weight * (place if place == place else unknown)
-        propensity[arm] = share
+        utility[arm] = weight * quality[arm] - cost_weight * (place if place == place else unknown)
+    if terms is not PLAIN:
+        _charge(utility, allowed, costs, weight, terms)
     ranking = _ranked(allowed, utility, costs, latencies)
+    if terms.follows is not None:
+        ranking = without_downgrade(ranking, quality, terms.follows)
+    return drawn(ranking, allowed, utility, exploration, draw, terms.floor, eliminated)
+
+
+def drawn(
+    ranking: list[int],
+    allowed: list[int],
+    utility: Sequence[float],
+    exploration: float,
+    draw: float,
+    floor: float,
+    eliminated: dict[int, str],
+) -> Choice:
+    """The choice of a ranking of the `allowed` arms, with exploration on top; see `decide`."""
+    share = exploration / len(allowed)
+    if floor > share:
+        share = min(floor, 1.0 / len(allowed))
+        exploration = share * len(allowed)
+    propensity = [0.0] * len(utility)
+    for arm in allowed:
+        propensity[arm] = share
     chosen = ranking[0]
     propensity[chosen] = 1.0 - exploration + share
     explored = draw < exploration
@@ -113,7 +165,30 @@ def decide(
         chosen = allowed[min(int(draw / share), len(allowed) - 1)]
         ranking.remove(chosen)
         ranking.insert(0, chosen)
-    return Choice(chosen, tuple(ranking), tuple(propensity), tuple(utility), explored, eliminated)
+    return Choice(chosen, tuple(ranking), tuple(propensity), tuple(utility), explored, eliminated, exploration)
+
+
+def without_downgrade(ranking: list[int], quality: Sequence[float], follows: int) -> list[int]:
+    """The ranking with the arms of lower quality than that of `follows` moved behind it; as it is without that arm."""
+    if follows not in ranking:
+        return ranking
+    at = ranking.index(follows)
+    ahead = ranking[:at]
+    better = [arm for arm in ahead if quality[arm] >= quality[follows]]
+    return [*better, follows, *(arm for arm in ahead if quality[arm] < quality[follows]), *ranking[at + 1 :]]
+
+
+def _charge(utility: list[float], allowed: list[int], costs: list[float], weight: float, terms: Terms) -> None:
+    """Take the prices of the terms off the utilities. An unknown cost counts as the dearest known one."""
+    shadow = weight * terms.shadow_per_usd
+    if shadow > 0.0:
+        dearest = max((costs[arm] for arm in allowed if costs[arm] == costs[arm]), default=0.0)
+        for arm in allowed:
+            cost = costs[arm]
+            utility[arm] -= shadow * (cost if cost == cost else dearest)
+    if terms.penalty is not None:
+        for arm in allowed:
+            utility[arm] -= terms.penalty[arm]
 
 
 def _ranked(allowed: list[int], utility: list[float], costs: list[float], latencies: list[float]) -> list[int]:
