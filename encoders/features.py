@@ -1,39 +1,71 @@
-"""What a query's vector does not say: length, form, code and mathematics, tools and format wanted, the task's tag.
+"""What a query's vector does not say: its form. Length, punctuation, letter cases and their order, how it begins and
+ends, tools and format wanted, the task's tag.
 
-One small block of numbers beside the vector, the same for the gateway and for everything that learns. `FEATURE_SET` is
-a digest of its definition; a router that read another block refuses to serve, like one of another encoder.
+The vector knows the topic; the form tells the kind of task (a multiple choice, a program to complete, a bare question),
+and arms differ by kind at least as much as by topic. One small block of numbers beside the vector, the same for the
+gateway and for everything that learns. Nothing in it knows any benchmark: single ASCII signs are counted, so are pairs of
+neighbouring character classes, and the first and last words fall into hashed places. `FEATURE_SET` is a digest of its
+definition; a router that read another block refuses to serve, like one of another encoder.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-import re
 from dataclasses import dataclass
+from math import log1p
 from typing import Final
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 Features = NDArray[np.float32]
 
-NAMES: Final = (
-    "log_chars", "log_lines", "mean_word_chars", "digit_share", "upper_share", "symbol_share", "non_ascii_share",
-    "question_marks", "ends_with_question", "ends_with_colon", "options", "blank", "code_fence", "code_words",
-    "math_symbols", "latex", "numbers", "json_like", "quoted", "asks_reasoning",
-    "log_turns", "has_system", "tools", "json_wanted", "tag",
+READ_CHARS: Final = 4000
+"""So many characters are read, as many as the encoder's text has at most."""
+SIGNS: Final = ".,:;?!()[]{}'\"`_=+-*/\\$%&#@<>|^~"
+CLASSES: Final = ("other", "lower", "upper", "digit", "blank", "newline", "stop", "sign")
+"""Classes of the bytes of a text in UTF-8; a stop is one of `.,:;?!`, a sign any other of `SIGNS`."""
+PLACES: Final = 8
+"""Hashed places of a word at each of the four positions that are read."""
+EDGE_CHARS: Final = 96
+"""So far the first and the last words are looked for."""
+
+CUES: Final = (
+    "log_chars", "log_lines", "log_words", "word_chars", "lower_share", "upper_share", "digit_share", "blank_share",
+    "other_share", "begins_upper", "begins_digit", "begins_blank", "ends_question", "ends_stop", "ends_colon",
+    "ends_sign", "ends_word", "log_paragraphs", "code_fence", "long_blank", "ellipsis_or_gap",
 )  # fmt: skip
+SHAPE: Final = ("log_turns", "has_system", "tools", "json_wanted")
+NAMES: Final = (
+    *CUES,
+    *SHAPE,
+    *(f"count {sign}" for sign in SIGNS),
+    *(f"{first} {second}" for first in CLASSES for second in CLASSES),
+    *(f"{position} word {place}" for position in ("first", "second", "last but one", "last") for place in range(PLACES)),
+    "tag",
+)
 TAG: Final = len(NAMES) - 1
 """Position of the task tag: a category, not a quantity. 0 is no tag; else `tag_code` of the tag."""
-FEATURE_SET: Final = hashlib.sha256("1\0".join(NAMES).encode()).hexdigest()[:16]
-READ_CHARS: Final = 4000
+FEATURE_SET: Final = hashlib.sha256("2\0".join(NAMES).encode()).hexdigest()[:16]
 
-_WORD = re.compile(r"[A-Za-z]+")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_OPTION = re.compile(r"(?:^|[\s(])[A-J1-9][).:]\s")
-_CODE = re.compile(r"\b(?:def|return|import|class|print|function|const|var|SELECT|FROM|void|int|assert|public)\b|[{};]")
-_MATH = re.compile(r"[=+*/^<>\u2200-\u22ff\u221a]|\\frac|\\sqrt")
-_REASONING = re.compile(r"step by step|reason|explain|show your work|prove|calculate|how many|solve", re.IGNORECASE)
+
+def _class_table() -> bytes:
+    members = ("", "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789", " \t", "\n\r", ".,:;?!")
+    table = bytearray(256)
+    for sign in SIGNS:
+        table[ord(sign)] = CLASSES.index("sign")
+    for index, characters in enumerate(members):
+        for character in characters:
+            table[ord(character)] = index
+    return bytes(table)
+
+
+_TABLE: Final = _class_table()
+_SIGN_BYTES: Final = np.array([ord(sign) for sign in SIGNS], dtype=np.intp)
+_COUNTS: Final = len(CUES) + len(SHAPE)
+_PAIRS: Final = _COUNTS + len(SIGNS)
+_EDGES: Final = _PAIRS + len(CLASSES) ** 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +84,44 @@ PLAIN: Final = Shape()
 def query_features(text: str, shape: Shape = PLAIN, tag: str | None = None) -> Features:
     """The block of one query, float32 [len(NAMES)]; counts are on a logarithmic scale, shares in [0, 1]."""
     text = text[:READ_CHARS]
-    chars = max(len(text), 1)
-    words = _WORD.findall(text)
-    stripped = text.rstrip()
-    values = (
-        math.log1p(len(text)), math.log1p(text.count("\n")), sum(map(len, words)) / max(len(words), 1) / 10.0,
-        sum(c.isdigit() for c in text) / chars, sum(c.isupper() for c in text) / chars,
-        sum(not (c.isalnum() or c.isspace()) for c in text) / chars, sum(ord(c) > 127 for c in text) / chars,
-        math.log1p(text.count("?")), float(stripped.endswith("?")), float(stripped.endswith(":")),
-        math.log1p(len(_OPTION.findall(text))), float("__" in text), float("```" in text),
-        math.log1p(len(_CODE.findall(text))), math.log1p(len(_MATH.findall(text))), float("\\" in text or "$" in text),
-        math.log1p(len(_NUMBER.findall(text))), float("{" in text and "}" in text), math.log1p(text.count('"')),
-        float(_REASONING.search(text) is not None),
-        math.log1p(shape.turns), float(shape.has_system), float(shape.tools), float(shape.json_wanted),
-        0.0 if tag is None else tag_code(tag),
+    raw = text.encode("utf-8", "replace")
+    block = np.zeros(len(NAMES), dtype=np.float32)
+    classes = raw.translate(_TABLE)
+    _fill_cues(block, text, classes)
+    block[len(CUES) : _COUNTS] = log1p(shape.turns), shape.has_system, shape.tools, shape.json_wanted
+    counts = np.bincount(np.frombuffer(raw, np.uint8), minlength=256)
+    block[_COUNTS:_PAIRS] = counts[_SIGN_BYTES]
+    if len(raw) > 1:
+        codes = np.frombuffer(classes, np.uint8)
+        block[_PAIRS:_EDGES] = np.bincount((codes[:-1] << 3) | codes[1:], minlength=64)
+    np.log1p(block[_COUNTS:_EDGES], block[_COUNTS:_EDGES])
+    _fill_edges(block, text)
+    if tag is not None:
+        block[TAG] = tag_code(tag)
+    return block
+
+
+def _fill_cues(block: Features, text: str, classes: bytes) -> None:
+    size = max(len(classes), 1)
+    other, lower, upper, digit, blank, newline = (classes.count(index) for index in range(6))
+    words = classes.count(b"\4") + newline + 1
+    last = text.rstrip()[-1:]
+    block[: len(CUES)] = (
+        log1p(len(text)), log1p(newline), log1p(words), (size - blank - newline) / words / 10.0, lower / size,
+        upper / size, digit / size, blank / size, other / size, text[:1].isupper(), text[:1].isdigit(),
+        text[:1].isspace(), last == "?", last == ".", last == ":", last in ")]}\"'`", last.isalnum(),
+        log1p(text.count("\n\n")), "```" in text, "  " in text, "__" in text or "..." in text,
     )  # fmt: skip
-    return np.array(values, dtype=np.float32)
+
+
+def _fill_edges(block: Features, text: str) -> None:
+    """The first two and the last two words, each as a sign (+1 or -1) in one of the places of its position."""
+    first, last = text[:EDGE_CHARS].lower().split(None, 2)[:2], text[-EDGE_CHARS:].lower().rsplit(None, 2)[-2:]
+    for position, words in ((0, first), (4 - len(last), last)):
+        for offset, word in enumerate(words):
+            code = crc32(word.encode("utf-8", "replace"))
+            place = _EDGES + (position + offset) * PLACES + code % PLACES
+            block[place] = 1.0 if code & 0x10000 else -1.0
 
 
 def tag_code(tag: str) -> float:
