@@ -123,7 +123,8 @@ class Nodes(NamedTuple):
 
 class Known(NamedTuple):
     """What is known of each LLM from its visible edges: `level` [M] (logit), `profiles`, `counts` [M, K], `cost` [M],
-    `answers` [M] (their effective number), and per edge, [n, M], the `share` of the LLM's messages and the score's `residual`."""
+    `answers` [M] (their effective number), and per edge, [n, M], its `share` of the messages and its `residual` score.
+    """
 
     level: F32
     profiles: F32
