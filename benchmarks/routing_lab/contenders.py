@@ -75,12 +75,20 @@ def contenders(names: tuple[str, ...] = ()) -> list[Contender]:
     for name in names or tuple(PLACES):
         if name == "prior":
             continue
-        refitted = bool(getattr(ROUTERS[name], "fits_preference", False))
+        refitted = _learns_labels(name)
         group: Group = "published" if refitted else "router"
         found.append(Contender(name, group, name, refitted=refitted, cap=CAPS.get(name, UNCAPPED)))
         if name == default_router():
             found.append(Contender(name + TAGGED, "ruler", name, tagged=True))
     return found
+
+
+def _learns_labels(name: str) -> bool:
+    """Whether the router learns labels made for one preference; one that cannot be imported fails in its trials."""
+    try:
+        return bool(getattr(ROUTERS[name], "fits_preference", False))
+    except (ImportError, AttributeError):
+        return False
 
 
 def source_digest(modules: list[str]) -> str:

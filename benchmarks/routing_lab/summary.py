@@ -179,7 +179,7 @@ def bar_of(rows: list[Row], ours: str) -> dict[str, float]:
     """The figures of the contract for one pool's rows, in units of score; `ood_` before what is out of distribution."""
     bar: dict[str, float] = {}
     for kind, before in (("in", ""), ("out", "ood_")):
-        named = {row["router"]: row for row in rows if row["split"] == kind and "score" in row}
+        named = {row["router"]: row for row in rows if row.get("split") == kind and "score" in row}
         mine = named.get(ours)
         if mine is None:
             continue
