@@ -14,6 +14,7 @@ from rich.console import Console
 
 from encoders.protocol import EncoderUnavailable, load_encoder
 from offline.evaluate_router import Evaluation, evaluate, rendered
+from offline.off_policy_command import evaluate_off_policy, off_policy_command
 from offline.outcome_file import outcomes_from_file, read_prices
 from offline.outcomes import LoggedOutcomes, outcomes_from_log
 from offline.train_router import train
@@ -95,9 +96,27 @@ def evaluate_command(
     encoder: EncoderName = "static",
     seed: Seed = 0,
     since: Since = 0.0,
+    off_policy: Annotated[bool, typer.Option("--off-policy", help="Judge stored routers by the log instead.")] = False,
+    candidate: Annotated[str | None, typer.Option(help="With --off-policy: a version; else the newest.")] = None,
+    champion: Annotated[
+        str | None, typer.Option(help="With --off-policy: a version, or `logged`; else the one that serves.")
+    ] = None,
+    preference: Annotated[float, typer.Option(help="With --off-policy: weight of quality in [0, 1].")] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    """Compare routers with the best single arm, chance and the oracle, on a held-out part of the answers."""
+    """Compare routers with the best single arm, chance and the oracle, on a held-out part of the answers.
+
+    With --off-policy: compare a stored router with the one that serves, by the scored decisions of the log. Exit code 3
+    if the log says too little for a verdict.
+    """
+    if off_policy:
+        if data is not None:
+            raise ValueError("--off-policy reads decisions from a log, not answers from a file; leave --data out")
+        store, url = Artifacts(data_dir / ARTIFACTS_FOLDER), log_url(log, data_dir)
+        loaded = load_encoder(encoder)
+        compared = evaluate_off_policy(url, loaded, store, candidate, champion, preference, since, seed)
+        off_policy_command(compared, as_json)
+        return
     found = _outcomes(log, data, prices, data_dir, encoder, since)
     evaluation = evaluate(found.outcomes, router or ("cluster", "knn"), seed)
     if as_json:
@@ -145,9 +164,7 @@ def _outcomes(
     if data is not None:
         outcomes = outcomes_from_file(data, loaded, None if prices is None else read_prices(prices))
         return Found(outcomes, {"file": data.name, "queries": len(outcomes.query_ids), "arms": len(outcomes.arms)})
-    url = log or f"{SQLITE}{data_dir / LOG_FILE}"
-    if url.startswith(SQLITE) and not Path(url.removeprefix(SQLITE)).exists():
-        raise ValueError(f"there is no log {url}; serve and score some traffic first, or name --log or --data")
+    url = log_url(log, data_dir)
 
     async def read() -> LoggedOutcomes:
         traffic = open_log(url)
@@ -158,6 +175,14 @@ def _outcomes(
 
     logged = asyncio.run(read())
     return Found(logged.outcomes, {"log": logged.counts, "since": since})
+
+
+def log_url(log: str | None, data_dir: Path) -> str:
+    """The log that was named, else the one in the data folder; ValueError if that is not there."""
+    url = log or f"{SQLITE}{data_dir / LOG_FILE}"
+    if url.startswith(SQLITE) and not Path(url.removeprefix(SQLITE)).exists():
+        raise ValueError(f"there is no log {url}; serve and score some traffic first, or name --log or --data")
+    return url
 
 
 def _described(found: Found) -> str:

@@ -15,9 +15,9 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from encoders.features import FEATURE_SET, PLAIN, query_features
+from encoders.features import FEATURE_SET, Features, query_features
 from encoders.protocol import Encoder
-from offline.outcomes import content_id, encoded, said_values
+from offline.outcomes import content_id, encoded, logged_features, said_values
 from routers.cost_scale import CostScale
 from routers.off_policy import (
     F64,
@@ -113,7 +113,7 @@ class Collected:
     ids: list[str] = field(default_factory=list)
     created_at: list[float] = field(default_factory=list)
     texts: list[str | None] = field(default_factory=list)
-    tags: list[str | None] = field(default_factory=list)
+    blocks: list[Features] = field(default_factory=list)
     vectors: list[F32 | None] = field(default_factory=list)
 
     def add(self, interaction: Interaction, decision: Decision, reward: float, fitting: bool) -> None:
@@ -127,7 +127,8 @@ class Collected:
         self.ids.append(content_id(content or ""))
         self.created_at.append(interaction.created_at)
         self.texts.append(text)
-        self.tags.append(interaction.workload)
+        block = logged_features(interaction)
+        self.blocks.append(query_features("") if block is None else block)
         self.vectors.append(None if raw is None else np.frombuffer(raw, dtype="<f4").astype(np.float32))
 
 
@@ -143,10 +144,9 @@ def decisions_from_log(
     """The scored decisions of a log, with the vectors of `encoder` (those logged, else made again from the text).
 
     `counts` has the keys `read`, `used`, and why the rest was left out: `unanswered`; `pinned` (asked for by name, no
-    decision); `unscored`; `fell_back` (another arm answered than was drawn); `deterministic` (one of several eligible
-    arms was certain, so nothing is known of the others; the judgement is then about the traffic that explores);
-    `encoder_mismatch` (another encoder's vector, and no text). `sources` and `said_until` limit the scores: where they
-    come from, and when they were given.
+    decision); `unscored`; `fell_back` (another arm answered than was drawn); `cascaded` (which answer was kept depended
+    on the answer); `deterministic` (one of several eligible arms was certain, so nothing is known of the others; the
+    judgement is then about the traffic that explores); `encoder_mismatch` (another encoder's vector, and no text).
 
     Raises
     ------
@@ -169,7 +169,7 @@ def decisions_from_log(
     return LogDecisions(_assembled(found, encoder), dict(counts))
 
 
-LEFT_OUT = ("unanswered", "pinned", "unscored", "fell_back", "deterministic", "encoder_mismatch")
+LEFT_OUT = ("unanswered", "pinned", "unscored", "fell_back", "cascaded", "deterministic", "encoder_mismatch")
 
 
 def _left_out(interaction: Interaction, values: list[float] | None, encoder: str) -> str | None:
@@ -182,6 +182,8 @@ def _left_out(interaction: Interaction, values: list[float] | None, encoder: str
         return "unscored"
     if decision.arm != interaction.arm:
         return "fell_back"
+    if decision.cascade is not None:
+        return "cascaded"
     if decision.propensity >= 1.0 and sum(c.eliminated is None for c in decision.candidates) > 1:
         return "deterministic"
     if interaction.encoder == encoder and interaction.vector is not None:
@@ -210,10 +212,9 @@ def _assembled(found: Collected, encoder: Encoder) -> LoggedDecisions:
     for row, vector in zip(missing, fresh, strict=True):
         found.vectors[row] = vector
     vectors = [vector for vector in found.vectors if vector is not None]
-    blocks = [query_features(text or "", PLAIN, tag) for text, tag in zip(found.texts, found.tags, strict=True)]
     return LoggedDecisions(
         vectors=np.stack(vectors) if vectors else np.zeros((0, encoder.dim), dtype=np.float32),
-        features=np.stack(blocks) if blocks else None,
+        features=np.stack(found.blocks) if found.blocks else None,
         texts=tuple(found.texts),
         arms=arms,
         chosen=np.array([column[decision.arm] for decision in found.decisions], dtype=np.intp),
@@ -225,7 +226,7 @@ def _assembled(found: Collected, encoder: Encoder) -> LoggedDecisions:
         encoder=encoder.hash,
         ids=tuple(found.ids),
         created_at=np.array(found.created_at, dtype=np.float64),
-        feature_set=FEATURE_SET if blocks else None,
+        feature_set=FEATURE_SET if found.blocks else None,
     )
 
 

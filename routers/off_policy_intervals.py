@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 F64 = NDArray[np.float64]
 Z95: Final = NormalDist().inv_cdf(0.975)
 LEAST_FREEDOM = 3.0
-RESAMPLES = 1000
+RESAMPLES = 400
 
 
 class Interval(NamedTuple):
@@ -43,6 +43,8 @@ def mean_interval(
     seed: of the bootstrap; the others draw nothing.
     """
     mean = float(each.mean())
+    if np.ptp(each) == 0.0:
+        return Interval(mean, mean, mean)
     deviations = each - mean
     if groups is not None:
         deviations = np.asarray(np.bincount(groups, deviations), dtype=np.float64)
