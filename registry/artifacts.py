@@ -63,6 +63,10 @@ class ArtifactError(RuntimeError):
     """An artifact cannot be used: absent, corrupt, or made for another encoder. The message says what to do."""
 
 
+class ArtifactMissing(ArtifactError):
+    """There is no such version."""
+
+
 class Pointer(msgspec.Struct, frozen=True):
     """What serves now, and what served before it, oldest first."""
 
@@ -137,10 +141,14 @@ class Artifacts:
 
     def versions(self, kind: str) -> list[Manifest]:
         """All versions of a kind, oldest first. Unreadable ones raise ArtifactError."""
+        found = [self._manifest(kind, name) for name in self.names(kind)]
+        return sorted(found, key=lambda manifest: (manifest.created_at, manifest.version))
+
+    def names(self, kind: str) -> list[str]:
+        """The names of all versions of a kind, sorted, readable or not."""
         folder = self._folder(kind)
         names = [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
-        found = [self._manifest(kind, name) for name in names if VERSION.fullmatch(name)]
-        return sorted(found, key=lambda manifest: (manifest.created_at, manifest.version))
+        return sorted(name for name in names if VERSION.fullmatch(name))
 
     def deploy(self, kind: str, version: str) -> None:
         """Make a version the one that serves (after verifying that it loads). Raises ArtifactError."""
@@ -195,11 +203,10 @@ class Artifacts:
     def _version_folder(self, kind: str, version: str) -> Path:
         folder = self._folder(kind)
         if not VERSION.fullmatch(version):
-            raise ArtifactError(f"a version looks like name@0123abcd, got {version!r}")
+            raise ArtifactMissing(f"a version looks like name@0123abcd, got {version!r}")
         if not (folder / version).is_dir():
-            names = [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
-            there = sorted(name for name in names if VERSION.fullmatch(name))
-            raise ArtifactError(f"no {kind} {version} below {self.root}; there are: {', '.join(there) or 'none'}")
+            there = self.names(kind)
+            raise ArtifactMissing(f"no {kind} {version} below {self.root}; there are: {', '.join(there) or 'none'}")
         return folder / version
 
     def _manifest(self, kind: str, version: str) -> Manifest:

@@ -1,4 +1,4 @@
-"""The admin port: what operators read. A listener of its own, on loopback by default, with its own token."""
+"""The admin port: what operators read and do. A listener of its own, on loopback by default, with its own token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 from fastapi import Depends, FastAPI, Request, Response
 
-from routers.catalogue import KIND
+from service.admin_jobs import add_jobs
+from service.admin_routers import add_routers
 from service.errors import ApiError
 from service.explanation import route_object
 from service.gateway import Gateway
@@ -17,11 +18,17 @@ from service.openai_api.side import add_errors
 from traffic.records import Interaction
 
 TOKEN_VARIABLE = "TOKAMAK_ADMIN_TOKEN"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def admin_application(gateway: Gateway, environ: Mapping[str, str]) -> FastAPI:
-    """The admin API. With `TOKAMAK_ADMIN_TOKEN` set, every call needs it as a bearer token."""
+    """The admin API. With `TOKAMAK_ADMIN_TOKEN` set, every call needs it as a bearer token.
+
+    Without it anybody on this machine may read and act, but no web page that a browser here has opened, and nobody from
+    elsewhere may act.
+    """
     token = environ.get(TOKEN_VARIABLE, "").encode()
+    local = gateway.config.server.admin_host in LOOPBACK
 
     def authorised(request: Request) -> None:
         sent = request.headers.get("authorization", "").encode()
@@ -30,11 +37,18 @@ def admin_application(gateway: Gateway, environ: Mapping[str, str]) -> FastAPI:
                 401, "authentication_error", "invalid_admin_token",
                 f"The admin API needs the token of {TOKEN_VARIABLE} as 'Authorization: Bearer <token>'.",
             )  # fmt: skip
+        if not token and request.method != "GET" and ("origin" in request.headers or not local):
+            raise ApiError(
+                403, "permission_error", "admin_token_needed",
+                f"Set {TOKEN_VARIABLE} to change anything from a browser, or on an address other than loopback.",
+            )  # fmt: skip
 
     app = FastAPI(title="Tokamak admin", version="1", docs_url=None, redoc_url=None, dependencies=[Depends(authorised)])
     add_errors(app)
     _add_state(app, gateway)
-    _add_routers(app, gateway)
+    # The training's path looks like a version's to the routes after it.
+    add_jobs(app, gateway)
+    add_routers(app, gateway)
     _add_decisions(app, gateway)
     return app
 
@@ -61,20 +75,6 @@ def _add_state(app: FastAPI, gateway: Gateway) -> None:
     async def log_stats() -> Response:
         """Running counters of the traffic log."""
         return Response(msgspec.json.encode(gateway.log.stats()), media_type="application/json")
-
-
-def _add_routers(app: FastAPI, gateway: Gateway) -> None:
-    @app.get("/admin/routers")
-    async def routers() -> Response:
-        """All router versions with their evidence, and the one that serves."""
-        found = {"serving": gateway.serving.router, "versions": gateway.artifacts.versions(KIND)}
-        return Response(msgspec.json.encode(found), media_type="application/json")
-
-    @app.post("/admin/routers/take-in")
-    async def take_in() -> dict[str, Any]:
-        """Look for a newly deployed router and changed templates now instead of at the next poll."""
-        changed = await gateway.take_in()
-        return {"changed": changed, "serving": gateway.serving.router}
 
 
 def _add_decisions(app: FastAPI, gateway: Gateway) -> None:

@@ -14,7 +14,7 @@ from encoders.protocol import Encoder, Vectors, load_encoder
 from registry.artifacts import ArtifactError, Artifacts
 from registry.config import Config
 from registry.config_file import build_pool
-from registry.jobs import Jobs
+from registry.jobs import Jobs, JobsError
 from registry.rollouts import Trial
 from routers.catalogue import KIND
 from service.backends.chain import Backends
@@ -24,6 +24,7 @@ from service.limits import Key, Limits
 from service.metrics import Metrics
 from service.serving import Serving, targets_of
 from service.versions import COLD_START, RouterVersions
+from service.worker_process import WorkerProcess
 from templates_store.database import TemplateStoreError
 from templates_store.index import TemplateIndex, load_index
 from templates_store.store import TemplateStore
@@ -62,6 +63,8 @@ class Gateway:
         self.versions = RouterVersions(self.artifacts, self._pool, lambda: self.serving.encoder)
         self._taking_in = asyncio.Lock()
         self._failed_trial: Trial | None = None
+        self.worker = WorkerProcess(config, self.jobs, environ)
+        self._worker_watcher: asyncio.Task[None] | None = None
         self._template_store: TemplateStore | None = None
         self._log: TrafficLog | None = None
         self._serving: Serving | None = None
@@ -98,6 +101,8 @@ class Gateway:
         await self.take_in()
         encoder.encode_one("warm up")
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        if self.worker.wanted:
+            self._worker_watcher = asyncio.get_running_loop().create_task(self._watch_jobs())
         self.ready = True
 
     async def stop(self) -> None:
@@ -107,8 +112,10 @@ class Gateway:
         until = time.monotonic() + self.config.server.drain_s
         while self.limits.active and time.monotonic() < until:  # noqa: ASYNC110  Polled only while stopping.
             await asyncio.sleep(0.02)
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for watcher in (self._watcher, self._worker_watcher):
+            if watcher is not None:
+                watcher.cancel()
+        await asyncio.to_thread(self.worker.stop)
         self.backends.close()
         if self._serving is not None and self._serving.batching is not None:
             await self._serving.batching.close()
@@ -211,6 +218,15 @@ class Gateway:
         while True:
             await asyncio.sleep(self.config.routers.poll_s)
             await self.take_in()
+
+    async def _watch_jobs(self) -> None:
+        """Start a worker for what waits since before this process, or since a worker has died."""
+        while True:
+            try:
+                await asyncio.to_thread(self.worker.ensure)
+            except JobsError as error:
+                logger.error("%s", error)
+            await asyncio.sleep(max(self.config.jobs.lease_s / 4, self.config.routers.poll_s))
 
 
 def _batching(encoder: Encoder) -> BatchingEncoder:
