@@ -1,0 +1,1 @@
+"""FusionFactory's own baselines, exactly as published: argmax labels and all. Rulers, not recommendations."""
