@@ -327,6 +327,30 @@ def burst_rows(world: World, seeds: Iterable[int]) -> list[Row]:
     ]
 
 
+TITLES = ("estimators", "candidates by DR, 20,000 decisions, 10 % exploration", "kinds of intervals for DR")
+
+
+class Rows(NamedTuple):
+    """The three tables of a pool."""
+
+    estimators: list[Row]
+    candidates: list[Row]
+    intervals: list[Row]
+
+
+def measured(world: World, repetitions: int, whole: bool) -> Rows:
+    """Everything that is measured on one pool. SNIPS is not defined in every small log, so the curve is DR's."""
+    runs = repeated(world, range(repetitions), DECISIONS, EXPLORATION)
+    lines, candidates = rows_of(world, runs, DECISIONS, EXPLORATION), candidate_rows(world, runs)
+    fewer = range(1000, 1000 + max(10, repetitions // 2))
+    for n in FEWER:
+        lines += rows_of(world, repeated(world, fewer, n, EXPLORATION, ("dr",)), n, EXPLORATION, ("dr",))
+    for share in LESS_EXPLORATION:
+        lines += rows_of(world, repeated(world, fewer, DECISIONS, share), DECISIONS, share)
+    few = range(2000, 2000 + max(5, repetitions // 8))
+    return Rows(lines, candidates, interval_rows(world, few, 5_000) + burst_rows(world, few) if whole else [])
+
+
 def shown(title: str, rows: Sequence[Row]) -> Table:
     columns = list(rows[0])
     table = Table(title=title, title_justify="left", box=None, header_style="bold", padding=(0, 1))
@@ -349,36 +373,20 @@ def main() -> None:
         sys.exit(0)
     pools = arguments.pools[:1] if arguments.quick else arguments.pools
     repetitions = 20 if arguments.quick else arguments.repetitions
-    lines: list[Row] = []
-    candidates: list[Row] = []
-    intervals: list[Row] = []
+    found = Rows([], [], [])
     for pool in pools:
         start = time.perf_counter()
-        world = world_of(pool, folder)
-        runs = repeated(world, range(repetitions), DECISIONS, EXPLORATION)
-        lines += rows_of(world, runs, DECISIONS, EXPLORATION)
-        candidates += candidate_rows(world, runs)
-        fewer = max(10, repetitions // 2)
-        curve = [(n, EXPLORATION) for n in FEWER] + [(DECISIONS, share) for share in LESS_EXPLORATION]
-        for n, exploration in curve:
-            lines += rows_of(world, repeated(world, range(1000, 1000 + fewer), n, exploration), n, exploration)
-        if not arguments.quick:
-            few = range(2000, 2000 + max(5, repetitions // 8))
-            intervals += interval_rows(world, few, 5_000)
-            intervals += burst_rows(world, few)
-        print(f"{pool}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
-    console = Console(width=160)
-    compared = [line for line in lines if line["decisions"] == DECISIONS and line["exploration"] == EXPLORATION]
-    console.print(shown("estimators, 20,000 decisions, 10 % exploration", compared))
-    console.print(shown("candidates, doubly robust", candidates))
-    curves = [line for line in lines if line["estimator"] == "dr"]
-    console.print(shown("doubly robust with less", curves))
-    if intervals:
-        console.print(shown("kinds of intervals", intervals))
-    bar = bar_of(lines)
-    console.print(bar)
+        part = measured(world_of(pool, folder), repetitions, whole=not arguments.quick)
+        for title, rows in zip(TITLES, part, strict=True):
+            if rows:
+                Console(width=170).print(shown(f"{pool}: {title}", rows))
+        print(f"{pool}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+        found = Rows(*(all_of + rows for all_of, rows in zip(found, part, strict=True)))
+    bar = bar_of(found.estimators)
+    print(bar)
     if not arguments.quick:
-        write_result("off_policy", "python -m benchmarks.off_policy", lines + candidates + intervals, bar)
+        rows = found.estimators + found.candidates + found.intervals
+        write_result("off_policy", "python -m benchmarks.off_policy", rows, bar)
 
 
 if __name__ == "__main__":

@@ -192,7 +192,8 @@ def _left_out(interaction: Interaction, values: list[float] | None, encoder: str
 
 
 def _assembled(found: Collected, encoder: Encoder) -> LoggedDecisions:
-    arms = tuple(sorted({candidate.arm for decision in found.decisions for candidate in decision.candidates}))
+    named = {candidate.arm for decision in found.decisions for candidate in decision.candidates}
+    arms = tuple(sorted(named | {decision.arm for decision in found.decisions}))
     column = {arm: index for index, arm in enumerate(arms)}
     shape = (len(found.ids), len(arms))
     logging, eligible = np.zeros(shape), np.zeros(shape, dtype=bool)
@@ -206,6 +207,7 @@ def _assembled(found: Collected, encoder: Encoder) -> LoggedDecisions:
                 f"decision {decision.id} was logged with propensity {decision.propensity}, expected one in (0, 1]; "
                 "read a window without it"
             )
+        eligible[row, column[decision.arm]] = True
         logging[row, column[decision.arm]] = decision.propensity
     missing = [row for row, vector in enumerate(found.vectors) if vector is None]
     fresh = encoded(encoder, [found.texts[row] or "" for row in missing])

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from routers.off_policy import F64, LoggedDecisions
+from tests.offline_routers.interactions import HashEncoder
+from traffic.records import Candidate, Decision
 
 
 def log_of(
@@ -40,3 +42,14 @@ def always(arm: int, decisions: LoggedDecisions) -> F64:
     target = np.zeros(decisions.logging.shape)
     target[:, arm] = 1.0
     return target
+
+
+def decision(arm: str, chances: dict[str, float], eliminated: tuple[str, ...] = (), **changes: Any) -> Decision:
+    """A logged decision for `arm`; `chances` are those of the eligible arms."""
+    candidates = [Candidate(arm=name, propensity=chance) for name, chance in chances.items()]
+    candidates += [Candidate(arm=name, eliminated="not up") for name in eliminated]
+    fields: dict[str, Any] = {
+        "id": "d", "route": "auto", "router": "prior", "encoder": HashEncoder.hash, "preference": 1.0,
+        "exploration": 0.1, "arm": arm, "propensity": chances[arm], "explored": False, "candidates": tuple(candidates),
+    }  # fmt: skip
+    return Decision(**(fields | changes))

@@ -26,20 +26,10 @@ from routers.off_policy_targets import target_probabilities
 from routers.prior import PriorRouter
 from routers.protocol import Outcomes
 from routers.rows import split
-from tests.off_policy.logs import log_of
+from tests.off_policy.logs import decision, log_of
 from tests.offline_routers.interactions import HashEncoder, feedback, interaction, score, written
 from tests.routers.worlds import masked, world
-from traffic.records import Candidate, Cascade, Decision
-
-
-def decision(arm: str, chances: dict[str, float], eliminated: tuple[str, ...] = (), **changes: Any) -> Decision:
-    candidates = [Candidate(arm=name, propensity=chance) for name, chance in chances.items()]
-    candidates += [Candidate(arm=name, eliminated="not up") for name in eliminated]
-    fields: dict[str, Any] = {
-        "id": "d", "route": "auto", "router": "prior", "encoder": HashEncoder.hash, "preference": 1.0,
-        "exploration": 0.1, "arm": arm, "propensity": chances[arm], "explored": False, "candidates": tuple(candidates),
-    }  # fmt: skip
-    return Decision(**(fields | changes))
+from traffic.records import Cascade
 
 
 async def test_decisions_come_with_their_chances_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
