@@ -125,6 +125,15 @@ def _mount_offline(target: typer.Typer) -> None:
     target.add_typer(templates_app, name="templates")
 
 
+def _mount_rollouts(target: typer.Typer) -> None:
+    from offline.rollout_commands import jobs_app, rollout_app
+    from offline.worker_command import worker_command
+
+    target.command("worker")(worker_command)
+    target.add_typer(rollout_app, name="rollout")
+    target.add_typer(jobs_app, name="jobs")
+
+
 def _mount_log(target: typer.Typer) -> None:
     from traffic.commands import export_command, snapshot_command, stats_command
 
@@ -142,6 +151,7 @@ def _mount_demo(target: typer.Typer) -> None:
 
 _GROUPS: tuple[tuple[tuple[str, ...], Callable[[typer.Typer], None]], ...] = (
     (("train", "evaluate", "deploy", "templates"), _mount_offline),
+    (("worker", "rollout", "jobs"), _mount_rollouts),
     (("log",), _mount_log),
     (("demo",), _mount_demo),
 )

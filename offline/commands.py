@@ -13,12 +13,14 @@ import typer
 from rich.console import Console
 
 from encoders.protocol import EncoderUnavailable, load_encoder
+from offline.admin_client import DEFAULT_ADMIN, AdminUrl, queue_training
 from offline.evaluate_router import Evaluation, evaluate, rendered
 from offline.off_policy_command import evaluate_off_policy, off_policy_command
 from offline.outcome_file import outcomes_from_file, read_prices
 from offline.outcomes import LoggedOutcomes, outcomes_from_log
-from offline.train_router import train
+from offline.train_router import default_router, train
 from registry.artifacts import ArtifactError, Artifacts
+from registry.rollouts import RolloutError, Rollouts, operator
 from routers.catalogue import KIND
 from routers.protocol import Outcomes
 from traffic.log import LogError, open_log
@@ -62,21 +64,32 @@ def train_command(
     log: Log = None,
     data: Data = None,
     prices: PricesFile = None,
-    router: Annotated[str, typer.Option(help="cluster, knn, or prior (overall means only).")] = "cluster",
+    router: Annotated[str | None, typer.Option(help="Name of a router; the default one if left out.")] = None,
     data_dir: DataDir = DATA_DIR,
     encoder: EncoderName = "static",
     seed: Seed = 0,
     since: Since = 0.0,
+    job: Annotated[bool, typer.Option("--job", help="Queue it at the running service instead.")] = False,
+    admin: AdminUrl = DEFAULT_ADMIN,
     deploy: Annotated[bool, typer.Option(help="Make it the router that serves; the gateway takes it in.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Learn a router from scored answers, and store it with the evidence of a held-out part of them.
 
+    With --job the service's worker learns it from the service's log, and it becomes a candidate of `tokamak rollout`.
     Exit code 2 if nothing can be learned from the data.
     """
+    if job:
+        if log is not None or data is not None or deploy:
+            raise ValueError("a job learns from the service's own log; leave --log, --data and --deploy out")
+        queue_training(admin, {"router": router, "seed": seed or None, "since": since or None}, as_json)
+        return
     found = _outcomes(log, data, prices, data_dir, encoder, since)
     artifacts = Artifacts(data_dir / ARTIFACTS_FOLDER)
-    manifest = train(found.outcomes, router, seed, artifacts=artifacts, deploy=deploy, source=found.source)
+    chosen = router or default_router()
+    manifest = train(found.outcomes, chosen, seed, artifacts=artifacts, deploy=deploy, source=found.source)
+    if deploy:
+        _audited(artifacts, manifest.version)
     if as_json:
         typer.echo(msgspec.json.encode(manifest).decode())
         return
@@ -137,15 +150,26 @@ def deploy_command(
     if roll_back:
         if version is not None:
             raise ValueError("give a version or --roll-back, not both")
-        typer.echo(f"{artifacts.roll_back(KIND)} now serves")
+        back = artifacts.roll_back(KIND)
+        _audited(artifacts, back)
+        typer.echo(f"{back} now serves")
     elif version is not None:
         artifacts.deploy(KIND, version)
+        _audited(artifacts, version)
         typer.echo(f"{version} now serves")
     else:
         serving = artifacts.deployed(KIND)
         for manifest in artifacts.versions(KIND):
             learned = f"{len(manifest.meta['arms'])} arms, encoder {manifest.encoder}"
             typer.echo(f"{'*' if manifest.version == serving else ' '} {manifest.version}  {learned}")
+
+
+def _audited(artifacts: Artifacts, version: str) -> None:
+    """Write a deployment past the stages of a rollout to its audit log."""
+    try:
+        Rollouts(artifacts, KIND).deployed(version, by=operator(), why="deployed by the command line")
+    except RolloutError as error:
+        typer.echo(f"deployed, but the audit log was not written: {error}", err=True)
 
 
 class Found(NamedTuple):
