@@ -13,11 +13,16 @@ KIND = "router"
 """The kind of artifact that routers are stored as."""
 
 PLACES: Final = {
+    "ensemble": "routers.ensemble:EnsembleRouter",
     "cluster": "routers.cluster:ClusterRouter",
     "knn": "routers.knn:KnnRouter",
     "prior": "routers.prior:PriorRouter",
+    "onboarded": "routers.onboarded:OnboardedRouter",
     "ridge": "routers.ridge:RidgeRouter",
     "irt": "routers.irt:IrtRouter",
+    "svr": "routers.svr:SvrRouter",
+    "gbm": "routers.gbm:GbmRouter",
+    "elo": "routers.elo:EloRouter",
 }
 """Where each router is defined. A module may import nothing heavy outside of `fit`: the gateway loads it to predict."""
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from routers.least_squares import F64
 from routers.protocol import F32, Outcomes
-from routers.regression import Ground, Lesson, RegressionRouter, levels, positive, squared_error
+from routers.regression import Ground, Lesson, RegressionRouter, levels, positive, squared_error, typical
 from routers.rows import positions
 
 RANK = 64
@@ -80,6 +80,7 @@ class IrtRouter(RegressionRouter):
             "theta": maps.theta.astype(np.float32),
             "items": maps.items.astype(np.float32),
             "level": level.astype(np.float32),
+            "typical": typical(predicted),
             "prior_mean": maps.theta.mean(axis=0),
             "prior_covariance": _spread(maps.theta),
         }

@@ -26,7 +26,8 @@ class Lesson(NamedTuple):
     """Outcomes made ready for a regression.
 
     `z` float64 [N, P]; `quality` float64 [N, M], 0 where not observed; `weight` float64 [N, M], in observations: an
-    arm's weights are proportional to inverse propensities and sum to their effective number.
+    arm's weights are proportional to inverse propensities and sum to their effective number. `positions` [N] are the
+    rows in `outcomes`.
     """
 
     outcomes: Outcomes
@@ -34,6 +35,7 @@ class Lesson(NamedTuple):
     z: F64
     quality: F64
     weight: F64
+    positions: NDArray[np.intp]
 
     @classmethod
     def of(cls, outcomes: Outcomes, rank: int | None) -> Self:
@@ -41,11 +43,13 @@ class Lesson(NamedTuple):
         outcomes = prepared(outcomes)
         inputs = Inputs.learned(outcomes, rank)
         z = inputs.transform(outcomes.vectors, outcomes.features).astype(np.float64)
-        return cls(outcomes, inputs, z, np.nan_to_num(outcomes.quality.astype(np.float64)), observations(outcomes))
+        quality = np.nan_to_num(outcomes.quality.astype(np.float64))
+        return cls(outcomes, inputs, z, quality, observations(outcomes), np.arange(len(z)))
 
     def rows(self, chosen: NDArray[Any]) -> Self:
         """The lesson of some of the queries; its `outcomes` stay whole."""
-        return self._replace(z=self.z[chosen], quality=self.quality[chosen], weight=self.weight[chosen])
+        arrays = (self.z, self.quality, self.weight, self.positions)
+        return type(self)(self.outcomes, self.inputs, *(array[chosen] for array in arrays))
 
 
 def observations(outcomes: Outcomes) -> F64:
@@ -61,6 +65,11 @@ def levels(residual: F64, weight: F64) -> F64:
     mean = (weight * residual).sum(axis=0) / np.where(count > 0, count, 1.0)
     pool = float((weight * residual).sum() / max(count.sum(), 1e-12))
     return shrunk(mean, count, pool, ARM_STRENGTH)
+
+
+def typical(predicted: F64) -> F32:
+    """Mean predictions over the training queries, [M]: the array `typical` of a router that is not linear in `z`."""
+    return np.asarray(predicted.mean(axis=0), dtype=np.float32)
 
 
 def squared_error(predicted: F64, part: Lesson) -> float:
@@ -106,7 +115,10 @@ class RegressionRouter:
     name: ClassVar[str]
 
     def __init__(self, ground: Ground, own: dict[str, NDArray[Any]], settings: dict[str, Any]) -> None:
-        """`own` are the arrays of the regression, `settings` what was chosen (JSON-able)."""
+        """`own` are the arrays of the regression, `settings` what was chosen (JSON-able).
+
+        Where `own` has an array `typical` [M], it is what the zero vector predicts.
+        """
         self.ground = ground
         self.arms = ground.arms
         self.encoder = ground.encoder
@@ -132,6 +144,8 @@ class RegressionRouter:
     def _predicted(self, vectors: F32, features: F32 | None) -> Prediction:
         z = self.ground.inputs.transform(vectors, features)
         quality = np.maximum(np.minimum(self._quality(z), np.float32(1.0)), np.float32(0.0))
+        if "typical" in self.own:
+            quality = np.where(z.any(axis=-1, keepdims=True), quality, self.own["typical"])
         return Prediction(quality, self.ground.uncertainty.std(z), *self.ground.expense.predict(vectors, features))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
