@@ -22,7 +22,7 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 EDITABLE := --no-build-isolation --constraint constraints.txt --editable
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help run test unit lint types demo bench-gateway bench-demo bench-encoders vllm constraints clean
+.PHONY: help run test unit lint types demo bench-gateway bench-demo bench-encoders bench-routing vllm constraints clean
 
 help: ## Say what there is to make
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | column -t -s '|'
@@ -68,6 +68,10 @@ bench-demo: $(STATE)/dev ## Measure routing on both demo fleets; writes benchmar
 bench-encoders: $(STATE)/dev ## Measure the encoders; writes benchmarks/results/encoders.json
 	@echo "== Measuring the encoders"
 	@$(PYTHON) -m benchmarks.encoders $(RUN)
+
+bench-routing: $(STATE)/dev ## Run every router on every pool of real logs; RUN=--quick for a part in a minute
+	@echo "== Running the routing laboratory (what an earlier run has kept is not run again)"
+	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.routing $(RUN)
 
 vllm: .vllm/.ready ## Install a vLLM for the CPU in an environment of its own (3.5 GB)
 

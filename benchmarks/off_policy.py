@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.result_file import write_result
-from benchmarks.routing_quick import whole
+from benchmarks.routing_lab.pools import whole
 from encoders.protocol import load_encoder
 from offline.off_policy import decisions_from_outcomes
 from offline.outcome_file import outcomes_from_file
@@ -91,7 +91,7 @@ class Judged(NamedTuple):
 
 def world_of(pool: str, folder: Path) -> World:
     """Read a pool, teach the candidates on one half of its queries, and let them choose on the other."""
-    outcomes = prepared(few_arms(whole(outcomes_from_file(folder / f"{pool}.parquet", load_encoder("static")))))
+    outcomes = prepared(few_arms(whole(outcomes_from_file(folder / f"{pool}.parquet", load_encoder("static")))[0]))
     training, served = split(outcomes, 0.5, "off-policy-world")
     everyone = decisions_from_outcomes(served, np.full(served.quality.shape, 1.0 / len(served.arms)))
     single = PriorRouter.fit(training)
