@@ -3,7 +3,7 @@ ends, tools and format wanted, the task's tag.
 
 The vector knows the topic; the form tells the kind of task (a multiple choice, a program to complete, a bare question),
 and arms differ by kind at least as much as by topic. One small block of numbers beside the vector, the same for the
-gateway and for everything that learns. Nothing in it knows any benchmark: single ASCII signs are counted, so are pairs of
+gateway and for everything that learns. Nothing in it knows any benchmark: ASCII signs are counted, so are pairs of
 neighbouring character classes, and the first and last words fall into hashed places. `FEATURE_SET` is a digest of its
 definition; a router that read another block refuses to serve, like one of another encoder.
 """
@@ -42,7 +42,11 @@ NAMES: Final = (
     *SHAPE,
     *(f"count {sign}" for sign in SIGNS),
     *(f"{first} {second}" for first in CLASSES for second in CLASSES),
-    *(f"{position} word {place}" for position in ("first", "second", "last but one", "last") for place in range(PLACES)),
+    *(
+        f"{position} word {place}"
+        for position in ("first", "second", "last but one", "last")
+        for place in range(PLACES)
+    ),
     "tag",
 )
 TAG: Final = len(NAMES) - 1

@@ -21,7 +21,7 @@ from routers.rows import subset
 from tests.routers.worlds import TOPICS, masked, skills, topic_vectors, world
 
 EVERY = pytest.mark.parametrize("name", list(ROUTERS))
-LEARNING = pytest.mark.parametrize("name", ["cluster", "knn"])
+LEARNING = pytest.mark.parametrize("name", ["cluster", "ensemble", "knn"])
 
 
 def equal(first: Prediction, second: Prediction, tolerance: float = 0.0) -> bool:

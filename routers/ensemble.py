@@ -1,0 +1,155 @@
+"""The default router: a forest of randomised trees over the form of a query and the directions of its vector.
+
+Every tree is a partition of the queries, like a clustering, but one that the outcomes themselves have drawn and that
+reads the form as well as the topic. What a leaf says is a mean of masked, weighted outcomes, shrunk along the way from
+the root (`routers.ensemble_forest`); the forest's prediction is the mean over its trees.
+
+An arm is put above the best single arm only if its predicted advantage exceeds a margin. The margin is chosen inside
+the training data, from predictions by trees that have not seen the query: where nothing is to be won it is infinite,
+and the choice at preference 1 is the best single arm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routers.cost_scale import CostScale
+from routers.ensemble_fit import fitted
+from routers.ensemble_forest import Forest
+from routers.ensemble_inputs import Inputs
+from routers.ensemble_margin import guarded
+from routers.protocol import F32, Outcomes, Prediction, TrainingError
+from routers.rows import prepared
+
+
+class EnsembleRouter:
+    """Predicts by a walk down all trees at once, then the mean of one row for each tree."""
+
+    name: ClassVar[str] = "ensemble"
+
+    def __init__(
+        self,
+        arms: tuple[str, ...],
+        encoder: str,
+        cost_scale: CostScale,
+        inputs: Inputs,
+        forest: Forest,
+        table: F32,
+        overall: Prediction,
+        spread: F32,
+        single: int,
+        margin: float,
+    ) -> None:
+        """`table` [S, columns]: per node quality [M], its support [1], and where known cost [M] and latency [M] as
+        factors of `overall`, the means over everything. `spread` [M] times the root of the inverse support is the
+        standard error. `single` is the best single arm."""
+        self.arms = arms
+        self.encoder = encoder
+        self.dim = inputs.directions.shape[0]
+        self.cost_scale = cost_scale
+        self.inputs = inputs
+        self.forest = forest
+        self.table = table
+        self.overall = overall
+        self.spread = spread
+        self.single = single
+        self.margin = margin
+        self._scale = np.float32(1.0 / len(forest.roots))
+        self._blank = np.full(len(arms), np.nan, dtype=np.float32)
+
+    @classmethod
+    def fit(cls, outcomes: Outcomes, *, seed: int = 0, **settings: Any) -> Self:
+        """See `routers.protocol.Router.fit`.
+
+        Settings: `trees` (int >= 2) and `min_leaf` (int >= 1, rows of a leaf with every arm observed).
+        """
+        unknown = set(settings) - {"trees", "min_leaf"}
+        if unknown:
+            raise TrainingError(f"the ensemble router has the settings trees and min_leaf, got {sorted(unknown)}")
+        outcomes = prepared(outcomes)
+        found = fitted(outcomes, seed, **settings)
+        scale = CostScale.learned(outcomes.cost_usd)
+        return cls(outcomes.arms, outcomes.encoder, scale, *found)
+
+    def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
+        """See `routers.protocol.Router.predict`."""
+        if not vector.any():
+            return self.overall
+        leaves = self.forest.leaves(self.inputs.one(vector, features))
+        return self._told(self.table.take(leaves, 0).sum(0) * self._scale)
+
+    def predict_batch(
+        self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
+    ) -> Prediction:
+        """See `routers.protocol.Router.predict_batch`."""
+        leaves = self.forest.leaves_batch(self.inputs.many(vectors, features))
+        total = np.zeros((len(vectors), self.table.shape[1]), dtype=np.float32)
+        for tree in range(leaves.shape[1]):
+            total += self.table[leaves[:, tree]]
+        told = self._told(total * self._scale)
+        empty = ~vectors.any(axis=1)
+        for column, typical in zip(told, self.overall, strict=True):
+            column[empty] = typical
+        return told
+
+    def _told(self, mean: F32) -> Prediction:
+        """Predictions from mean rows of the table, [columns] or [n, columns]."""
+        m = len(self.arms)
+        quality = guarded(mean[..., :m], self.single, self.margin)
+        std = self.spread * np.sqrt(mean[..., m : m + 1])
+        times, at = [], m + 1
+        for typical in (self.overall.cost_usd, self.overall.latency_s):
+            if np.isnan(typical[0]) and np.isnan(typical).all():
+                times.append(np.broadcast_to(self._blank, quality.shape).copy())
+            else:
+                times.append(typical * mean[..., at : at + m])
+                at += m
+        return Prediction(quality, std, *times)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See `routers.protocol.Router.arrays`."""
+        forest = self.forest
+        return {
+            "directions": self.inputs.directions,
+            "typical": self.inputs.typical,
+            "feature": forest.feature.astype(np.int32),
+            "threshold": forest.threshold,
+            "child": forest.child.astype(np.int32),
+            "roots": forest.roots.astype(np.int32),
+            "table": self.table,
+            "spread": self.spread,
+            **{f"overall_{name}": column for name, column in self.overall._asdict().items()},
+        }
+
+    def meta(self) -> dict[str, Any]:
+        """See `routers.protocol.Router.meta`."""
+        return {
+            "router": self.name,
+            "arms": list(self.arms),
+            "encoder": self.encoder,
+            "depth": self.forest.depth,
+            "single": self.single,
+            "margin": self.margin,
+            "cost_scale": self.cost_scale.to_meta(),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> Self:
+        """See `routers.protocol.Router.from_arrays`."""
+        feature, child, roots = (arrays[name].astype(np.intp) for name in ("feature", "child", "roots"))
+        return cls(
+            tuple(meta["arms"]),
+            meta["encoder"],
+            CostScale.from_meta(meta["cost_scale"]),
+            Inputs(arrays["directions"], arrays["typical"]),
+            Forest(feature, arrays["threshold"], child, roots, int(meta["depth"])),
+            arrays["table"],
+            Prediction(*(arrays[f"overall_{name}"] for name in Prediction._fields)),
+            arrays["spread"],
+            int(meta["single"]),
+            float(meta["margin"]),
+        )
