@@ -1,0 +1,1 @@
+"""Jobs, rollouts and retraining."""
