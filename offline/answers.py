@@ -104,15 +104,7 @@ def answers_from_file(path: Path) -> Iterator[Answer]:
     ------
     AnswersUnreadable: the file is absent, of no known kind, damaged, or lacks a column.
     """
-    if not path.is_file():
-        raise AnswersUnreadable(f"there is no file {path}; give a Parquet or JSON-lines file of answers")
-    if path.suffix == ".parquet":
-        rows = _parquet_rows(path)
-    elif path.name.endswith((".jsonl", ".jsonl.gz")):
-        rows = _json_rows(path)
-    else:
-        raise AnswersUnreadable(f"{path.name} must end in .parquet, .jsonl or .jsonl.gz")
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(rows_from_file(path), 1):
         missing = [column for column in REQUIRED if column not in row]
         if missing:
             raise AnswersUnreadable(
@@ -121,6 +113,22 @@ def answers_from_file(path: Path) -> Iterator[Answer]:
         answer = _row_answer(row, path.name, number)
         if answer is not None:
             yield answer
+
+
+def rows_from_file(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file of answers as they are, columns that are not in the format left out of a Parquet file.
+
+    Raises
+    ------
+    AnswersUnreadable: the file is absent, of no known kind or damaged.
+    """
+    if not path.is_file():
+        raise AnswersUnreadable(f"there is no file {path}; give a Parquet or JSON-lines file of answers")
+    if path.suffix == ".parquet":
+        return _parquet_rows(path)
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        return _json_rows(path)
+    raise AnswersUnreadable(f"{path.name} must end in .parquet, .jsonl or .jsonl.gz")
 
 
 def _row_answer(row: Mapping[str, Any], name: str, number: int) -> Answer | None:
