@@ -2,8 +2,8 @@
 
 `backbone="small"` is a small BERT trained here; another name is a BERT model that is fine-tuned. The encoder descends
 the masked cross-entropy of the scores, weighted by inverse propensity, and stops by held-out queries; the heads are
-then fitted again with a common prior (`routers.heads`). It serves in NumPy, so a gateway needs no torch. A query without
-text gets the arms' overall means. Cost and latency are predicted from vector and features.
+then fitted again with a common prior (`routers.heads`). It serves in NumPy, so a gateway needs no torch. A query
+without text gets the arms' overall means. Cost and latency are predicted from vector and features.
 """
 
 from __future__ import annotations

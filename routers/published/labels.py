@@ -50,9 +50,10 @@ def whole_rows(outcomes: Outcomes, preference: float) -> Outcomes:
         known &= ~np.isnan(outcomes.cost_usd)
     rows = np.flatnonzero(known.all(axis=1))
     if len(rows) < MIN_ROWS:
+        priced = " with a known cost" if preference < 1.0 else ""
         raise TrainingError(
-            f"the published baselines need at least {MIN_ROWS} queries that every arm answered"
-            f"{' with a known cost' if preference < 1.0 else ''}, got {len(rows)}; train a router that takes masked logs"
+            f"published baselines need at least {MIN_ROWS} queries that every arm answered{priced}, got {len(rows)}; "
+            "train a router that takes masked logs"
         )
     return subset(outcomes, rows)
 
@@ -100,8 +101,8 @@ class Surroundings:
         return cls(*place, CostScale.learned(outcomes.cost_usd), typical.cost_usd.copy(), typical.latency_s.copy())
 
     def completed(self, scores: NDArray[Any]) -> Prediction:
-        """Scores [n, M], cut to [0, 1], in the place of qualities."""
-        quality = np.clip(scores, 0.0, 1.0).astype(np.float32)
+        """Scores [n, M] in [0, 1] in the place of qualities."""
+        quality = scores.astype(np.float32)
         std = np.sqrt((quality * (1.0 - quality) + 1e-4) / self.rows).astype(np.float32)
         whole = (np.tile(self.cost_usd, (len(quality), 1)), np.tile(self.latency_s, (len(quality), 1)))
         return Prediction(quality, std, *whole)
