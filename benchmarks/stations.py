@@ -20,15 +20,16 @@ from typing import Any, TypeVar
 import orjson
 
 from benchmarks.gateway_ground import KEY, KEY_VARIABLE, prepare, queries
+from encoders.features import query_features
 from registry.config_file import load_config
-from routers.policy import decide
 from service.eligible import eligible_arms
 from service.exchange import Exchange
 from service.explanation import Decided, response_headers
 from service.gateway import Gateway
 from service.openai_api.requests import chat_request
-from service.pipeline import upstream_body
+from service.pipeline import remembered, settle, upstream_body
 from service.routing_options import routing_options
+from service.weighing import weighing
 
 T = TypeVar("T")
 SYSTEM = "You are a careful assistant for a travel company. Cite the policy by number where one applies. " * 3
@@ -113,12 +114,21 @@ def _one(gateway: Gateway, watch: Stopwatch, query: str) -> Any:
     vector = watch.time("encode", lambda: serving.encoder.encode_one(text))
     exchange.vector, exchange.encoder = vector.tobytes(), serving.encoder.hash
     hits = watch.time("retrieve", lambda: gateway.find_templates(serving, vector, key))
-    prediction = watch.time("predict", lambda: serving.lineup.predict(vector))
-    choice = watch.time(
-        "decide",
-        lambda: decide(prediction, allowed, target.preference, 0.0, serving.lineup.cost_scale, 0.5, None, None),
+    features = watch.time("features", lambda: query_features(text, request.shape(), exchange.workload()))
+    exchange.features = features
+    turn = watch.time("conversation", lambda: remembered(gateway, target, request, options, exchange))
+    weighed = watch.time(
+        "weigh",
+        lambda: weighing(
+            target, options, gateway.backends.load, serving, gateway.budgets.bill(key, target.name, route), turn,
+            follows=turn is not None and request.follows_up(), stream=False,
+        ),
+    )  # fmt: skip
+    prediction = watch.time("predict", lambda: serving.lineup.predict(vector, features, text))
+    choice = watch.time("decide", lambda: weighed.choose(serving, prediction, allowed, 0.5))
+    decided = Decided(
+        exchange.id, "auto", serving, target.preference, 0.0, choice, prediction, eliminated, weighed, True
     )
-    decided = Decided(exchange.id, "auto", serving, target.preference, 0.0, choice, prediction, eliminated)
     exchange.decision = decided.record
     arm = decided.ranking()[0]
     exchange.trail.arm = arm
@@ -126,6 +136,7 @@ def _one(gateway: Gateway, watch: Stopwatch, query: str) -> Any:
     watch.time("write body", lambda: upstream_body(request, arm, endpoint, hits, 600, exchange))
     watch.time("write headers", lambda: response_headers(exchange, decided, complete=True))
     exchange.outcome, exchange.http_status = "ok", 200
+    watch.time("settle", lambda: settle(gateway, exchange))
     return watch.time("record", lambda: exchange.record(keep_content=True))
 
 

@@ -54,10 +54,11 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a model runs: an upstream and the name the model has there."""
+    """Where a model runs: an upstream and the name the model has there; `concurrency` is how many calls it takes."""
 
     upstream: Upstream
     model: str
+    concurrency: int | None = None
 
     @property
     def id(self) -> str:
@@ -92,10 +93,14 @@ def arm_id(model: str, way: Way) -> str:
 
 
 class Pool:
-    """An immutable snapshot of all models and their arms, in the order of the config."""
+    """An immutable snapshot of all models and their arms, in the order of the config.
+
+    `counts_load`: an endpoint says how many calls it takes at a time.
+    """
 
     def __init__(self, models: tuple[Model, ...]) -> None:
         self.models: dict[str, Model] = {model.name: model for model in models}
+        self.counts_load = any(e.concurrency is not None for model in models for e in model.endpoints)
         arms = [Arm(arm_id(m.name, way), m, way) for m in models if "chat" in m.capabilities for way in m.ways]
         self.arms: dict[str, Arm] = {arm.id: arm for arm in arms}
 

@@ -48,6 +48,9 @@ class PricesConfig(Section):
 class EndpointConfig(Section):
     upstream: str = Field(description="Name of an entry of `upstreams`.")
     model: str | None = Field(None, description="Name the model has there; the entry's own name if left out.")
+    concurrency: int | None = Field(
+        None, gt=0, description="Calls that it answers at a time. An arm loses utility smoothly as it fills up."
+    )
 
 
 class ModelConfig(Section):
@@ -66,6 +69,25 @@ class ModelConfig(Section):
     )
 
 
+WhenSpent = Literal["refuse", "cheapest"]
+SPENT = "Once the day's budget is used up: `refuse` with 429, or the `cheapest` eligible arm (which goes on spending)."
+
+
+class CascadeConfig(Section):
+    signal: Literal["logprob", "verifier"] = Field(
+        description="What judges the first answer: the mean log probability of its tokens, or a check of its text."
+    )
+    threshold: float = Field(-0.5, le=0, description="`logprob`: a lower mean asks the next arm.")
+    pattern: str | None = Field(
+        None,
+        description="`verifier`: expression that an answer must match; without one it must be the JSON that was asked "
+        "for, and other requests have no cascade.",
+    )
+    first: list[str] | None = Field(
+        None, min_length=1, description="Globs over the arms that may answer first; the cheapest one if left out."
+    )
+
+
 class RouteConfig(Section):
     models: list[str] = Field(["*"], min_length=1, description="Globs over models and arms that the route may choose.")
     preference: float = Field(
@@ -73,6 +95,24 @@ class RouteConfig(Section):
     )
     exploration: float = Field(
         0.0, ge=0, le=1, description="Share of requests answered by an arm drawn uniformly from the eligible ones."
+    )
+    exploration_floor: float = Field(
+        0.0, ge=0, le=1, description="Least probability of every eligible arm; raises `exploration` where it must."
+    )
+    lambda_per_usd: float | None = Field(
+        None, ge=0, description="Quality that one USD is worth; weighs cost in USD, in place of `preference`."
+    )
+    latency_weight: float = Field(0.0, ge=0, description="Utility that one second of expected latency takes away.")
+    load_weight: float = Field(
+        0.2, ge=0, description="Utility that a full endpoint takes away; needs `concurrency` of the endpoints."
+    )
+    affinity: bool = Field(
+        True, description="Whether a conversation keeps its arm unless another gains more than a cold prefix costs."
+    )
+    usd_per_day: float | None = Field(None, gt=0, description="Budget of the route, paced over the day (UTC).")
+    when_spent: WhenSpent = Field("refuse", description=SPENT)
+    cascade: CascadeConfig | None = Field(
+        None, description="A cheap arm answers first, and a better one only if that answer is not good enough."
     )
 
 
@@ -87,9 +127,17 @@ class AutomaticConfig(Section):
     max_canary_hours: float = Field(72.0, gt=0, description="Without a verdict by then the canary is rolled back.")
 
 
+class PairConfig(Section):
+    strong: str = Field(description="Model or arm that answers where it is likely enough to be better.")
+    weak: str = Field(description="Model or arm that answers otherwise.")
+
+
 class RouterConfig(Section):
     encoder: str = Field("static", description="Encoder of queries: `static`, `onnx` or `st:<model>`.")
     poll_s: float = Field(1.0, gt=0, description="How often the gateway looks for a newly deployed version.")
+    pair: PairConfig | None = Field(
+        None, description="The two arms of `router-<name>-<threshold>`; the dearest and the cheapest if left out."
+    )
     automatic: AutomaticConfig = Field(AutomaticConfig(), description="Retraining and rollout within these bounds.")
 
 
@@ -123,10 +171,17 @@ class KeyConfig(Section):
     models: list[str] = Field(["*"], min_length=1, description="Globs over the models that this key may use.")
     requests_per_minute: int | None = Field(None, gt=0, description="More are refused with 429.")
     max_concurrent: int | None = Field(None, gt=0, description="More at the same time are refused with 429.")
+    usd_per_day: float | None = Field(None, gt=0, description="Budget of the key, paced over the day (UTC).")
+    when_spent: WhenSpent = Field("refuse", description=SPENT)
 
 
 class LimitsConfig(Section):
     keys: list[KeyConfig] = Field([], description="Static API keys. Without any, the endpoint is open.")
+    traffic_shape: list[Annotated[float, Field(ge=0)]] | None = Field(
+        None, min_length=24, max_length=24,
+        description="Traffic of the 24 hours of a day (UTC), by which budgets are paced; learned if left out.",
+    )  # fmt: skip
+    conversations: int = Field(50_000, gt=0, description="How many conversations' arms are remembered.")
     max_concurrent: int = Field(2048, gt=0, description="More requests at the same time are refused with 503.")
     retries: int = Field(
         1, ge=0, le=10, description="Further calls of the same endpoint after a failure that may pass."

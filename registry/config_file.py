@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 
 from registry.arms import Endpoint, Model, Pool, Prices, Upstream
 from registry.config import Config, ModelConfig, UpstreamConfig
+from registry.routing_config import routing_problems
 from registry.yaml_lines import Located, YamlProblem, read_yaml
 from registry.yaml_lines import Path as KeyPath
 
@@ -111,7 +112,7 @@ def _upstream(name: str, entry: UpstreamConfig, environ: Mapping[str, str]) -> U
 def _model(name: str, entry: ModelConfig, upstreams: Mapping[str, Upstream]) -> Model:
     return Model(
         name=name,
-        endpoints=tuple(Endpoint(upstreams[e.upstream], e.model or name) for e in entry.endpoints),
+        endpoints=tuple(Endpoint(upstreams[e.upstream], e.model or name, e.concurrency) for e in entry.endpoints),
         ways=tuple(dict.fromkeys(entry.ways)),
         prices=Prices(**entry.prices.model_dump()) if entry.prices else Prices(),
         context_window=entry.context_window,
@@ -147,6 +148,7 @@ def _contradictions(config: Config, environ: Mapping[str, str]) -> Iterator[tupl
     yield from _upstream_problems(config, environ)
     yield from _model_problems(config)
     yield from _key_problems(config, environ)
+    yield from routing_problems(config)
     if config.log.url is not None and not config.log.url.startswith(_LOG_URLS):
         yield ("log", "url"), f"`log.url`: expected one of {', '.join(_LOG_URLS)}"
 

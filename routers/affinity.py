@@ -5,7 +5,7 @@ A provider keeps the prefix of a conversation warm and sells it at the cached pr
     price of a switch = prefix tokens * (prompt price - cached price) of the other model, in utility, + a small margin.
 
 The price comes off the utility of every arm of another model (`routers.policy.Terms.penalty`), so the arm that stays is
-simply the greedy one and propensities stay exact. Arms of the same model pay the margin alone: the prefix is warm there.
+simply the greedy one and propensities stay exact. Arms of the same model pay the margin alone: its prefix is warm.
 """
 
 from __future__ import annotations

@@ -102,13 +102,15 @@ def _object_fits(value: dict[str, Any], schema: Mapping[str, Any]) -> bool:
         return False
     if schema.get("additionalProperties") is False and any(name not in properties for name in value):
         return False
-    return all(_fits(value[name], part) for name, part in properties.items() if name in value and isinstance(part, dict))
+    return all(
+        _fits(value[name], part) for name, part in properties.items() if name in value and isinstance(part, dict)
+    )
 
 
 def _is(value: Any, kind: Any) -> bool:
     # In JSON true is no number, in Python it is.
     if isinstance(value, bool):
-        return kind == "boolean"
+        return bool(kind == "boolean")
     if kind == "integer" and isinstance(value, float):
         return value.is_integer()
     return isinstance(value, JSON_TYPES.get(str(kind), ()))

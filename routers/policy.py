@@ -5,10 +5,11 @@ replayed.
     utility = quality - lambda * cost in USD                       where a price of money is given (`Terms`)
 
 `Terms` add what else counts: the shadow price of a budget, prices of latency, load and a change of model, a floor under
-the propensities. Greedy is the eligible arm of highest utility; ties go to the lower expected cost, then to the lower expected latency,
-then to the order of the arms. With probability `exploration` the arm is instead drawn uniformly from the eligible ones,
-so the propensity of an arm is exactly (1 - exploration) * [it is the greedy one] + exploration / number of eligible
-arms. A floor f under the propensities of n eligible arms makes the exploration at least n * f (at most 1).
+the propensities. Greedy is the eligible arm of highest utility; ties go to the lower expected cost, then to the lower
+expected latency, then to the order of the arms. With probability `exploration` the arm is instead drawn uniformly from
+the eligible ones, so the propensity of an arm is exactly (1 - exploration) * [it is the greedy one] + exploration /
+number of eligible arms. A floor f under the propensities of n eligible arms makes the exploration at least n * f (at
+most 1).
 
 An arm whose cost is not known counts as the dearest of the eligible arms whose cost is known: not knowing must not win
 it the choice. If no cost is known at all, cost plays no part. Under a cost limit an arm of unknown cost is not eligible
@@ -35,6 +36,7 @@ PRESETS: Mapping[str, float] = {"performance": 1.0, "balanced": 0.5, "cost": 0.2
 OVER_BUDGET = "expected cost over max_cost_usd"
 COST_UNKNOWN = "cost unknown, so max_cost_usd cannot be kept"
 TOO_SLOW = "expected latency over the deadline"
+
 
 class Terms(NamedTuple):
     """What a decision weighs beside preference, quality and cost. The default weighs nothing more.

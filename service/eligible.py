@@ -33,9 +33,9 @@ def eligible_arms(
     for index, arm in enumerate(serving.arms):
         model = arm.model
         reason: str | None = None
-        if not _matches(arm, on_route):
+        if not matches_globs(arm, on_route):
             reason = NOT_ON_ROUTE
-        elif options.models is not None and not _matches(arm, options.models):
+        elif options.models is not None and not matches_globs(arm, options.models):
             reason = NOT_WISHED
         elif not key.may_use(model.name):
             reason = KEY_FORBIDS
@@ -68,5 +68,6 @@ def nothing_eligible(serving: Serving, request: ModelRequest, eliminated: dict[i
     )  # fmt: skip
 
 
-def _matches(arm: Arm, globs: tuple[str, ...]) -> bool:
+def matches_globs(arm: Arm, globs: tuple[str, ...]) -> bool:
+    """Whether one of the globs matches the arm or its model."""
     return "*" in globs or any(fnmatchcase(arm.id, glob) or fnmatchcase(arm.model.name, glob) for glob in globs)

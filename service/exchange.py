@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from msgspec.structs import replace
@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from encoders.features import FEATURE_SET, Features
 from registry.arms import Arm
 from service.backends.chain import Trail
+from service.budgets import Bill
 from service.errors import ApiError
 from service.limits import Key
 from service.openai_api.requests import ModelRequest
@@ -20,6 +21,7 @@ from service.wire import UsageFields
 from traffic.records import Attempt, Decision, Interaction, Outcome, Usage
 
 MAX_HEADER_ID = 128
+SESSION_HEADERS = (b"x-session-id", b"x-conversation-id", b"x-claude-code-session-id")
 _STORE_FALSE = re.compile(rb'"store"\s*:\s*false')
 
 
@@ -27,9 +29,10 @@ class Exchange:
     """The mutable state of one request. Every field is truthful at every moment, so it can be logged at any time."""
 
     __slots__ = (
-        "answer_id", "client_request_id", "cost_usd", "created_at", "decision", "encoder", "endpoint", "error",
+        "answer_cost_usd", "answer_id", "answer_usage", "bill", "client_request_id", "conversation", "cost_usd",
+        "created_at", "decision", "encoder", "endpoint", "error",
         "features", "headers", "http_status", "id", "key", "on_trial", "outcome", "query_text", "raw", "request",
-        "response", "route", "started", "template_ids", "trail", "ttft_s", "usage", "vector",
+        "response", "route", "staged", "started", "template_ids", "trail", "ttft_s", "usage", "vector",
     )  # fmt: skip
 
     def __init__(self, endpoint: str, headers: list[tuple[bytes, bytes]]) -> None:
@@ -51,6 +54,12 @@ class Exchange:
         self.on_trial: Callable[[Decision], Decision] | None = None
         self.trail = Trail()
         self.usage: Usage | None = None
+        self.answer_usage: Usage | None = None
+        self.answer_cost_usd: float | None = None
+        self.staged = False
+        self.conversation: tuple[Hashable, Hashable] | None = None
+        """Its key, and the caller's wish about quality and cost."""
+        self.bill: Bill | None = None
         self.cost_usd: float | None = None
         self.ttft_s: float | None = None
         self.answer_id: str | None = None
@@ -71,8 +80,15 @@ class Exchange:
         return _metadata(self.request).get("workload")
 
     def session(self) -> str | None:
-        """The conversation that the caller names."""
-        return _metadata(self.request).get("session_id") or _text(self.request, "prompt_cache_key")
+        """The conversation that the caller names, in the body or in a header of the usual harnesses."""
+        named = _metadata(self.request).get("session_id") or _text(self.request, "prompt_cache_key")
+        if named:
+            return named
+        for name in SESSION_HEADERS:
+            value = self.headers.get(name)
+            if value:
+                return value[:MAX_HEADER_ID].decode("latin-1")
+        return None
 
     def overhead_s(self) -> float:
         """Time spent in this service so far: all of it less the time in which an upstream was at work."""
@@ -85,18 +101,25 @@ class Exchange:
     def reports(self, fields: UsageFields | None) -> None:
         """Take over the usage that the upstream reported, and what it cost."""
         if fields is None:
+            self.usage, self.cost_usd = None, None
             return
         prompt, completion = fields.prompt_tokens_details, fields.completion_tokens_details
-        self.usage = usage = Usage(
+        usage = Usage(
             prompt_tokens=fields.prompt_tokens,
             completion_tokens=fields.completion_tokens,
             cached_tokens=None if prompt is None else prompt.cached_tokens,
             reasoning_tokens=None if completion is None else completion.reasoning_tokens,
         )
+        cost = None
         if self.arm is not None:
-            self.cost_usd = self.arm.model.prices.cost(
-                usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
-            )
+            cost = self.arm.model.prices.cost(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+        self.answer_usage, self.answer_cost_usd = usage, cost
+        if not self.staged:
+            self.usage, self.cost_usd = usage, cost
+            return
+        # Of several stages the bill is their sum, and not known if one of them is not.
+        self.usage = None if self.usage is None else summed(self.usage, usage)
+        self.cost_usd = None if self.cost_usd is None or cost is None else self.cost_usd + cost
 
     def _declines_storage(self) -> bool:
         """Whether the caller said `store: false`, also in a body that could not be parsed."""
@@ -140,6 +163,15 @@ class Exchange:
             feature_set=None if features is None else FEATURE_SET, features=features,
             request=self.raw if stored else None, response=self.response if stored else None,
         )  # fmt: skip
+
+
+def summed(first: Usage, second: Usage) -> Usage:
+    """The tokens of two calls together; a count that one of them lacks is not known."""
+    counts = {}
+    for name in Usage.__struct_fields__:
+        one, other = getattr(first, name), getattr(second, name)
+        counts[name] = None if one is None or other is None else one + other
+    return Usage(**counts)
 
 
 def _metadata(request: ModelRequest | None) -> dict[str, Any]:

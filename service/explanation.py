@@ -3,23 +3,50 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
 from registry.arms import Arm
+from registry.config import CascadeConfig
+from routers.cascade import Escalations
 from routers.policy import Choice, explain
 from routers.protocol import Prediction
 from service.exchange import Exchange
 from service.serving import Serving
-from traffic.records import Candidate, Decision
+from service.weighing import Weighing
+from traffic.records import Affinity, Candidate, Cascade, Decision
 
 SCHEMA = b"1"
+NOTHING_LIVE: Mapping[str, Mapping[str, float | None]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class CascadePlan:
+    """Which arm answers `first` and which `then`, by index, and what became of it. `value`: the signal, once known."""
+
+    config: CascadeConfig
+    first: int
+    then: int
+    escalations: Escalations
+    value: float | None = None
+    escalated: bool = False
+
+    @property
+    def least(self) -> float:
+        """The least signal of an answer that is good enough."""
+        return self.config.threshold if self.config.signal == "logprob" else 1.0
+
+
+@dataclass(slots=True)
 class Decided:
-    """A decision before it is written down: writing it down costs more than taking it, and is done after the answer."""
+    """A decision before it is written down: writing it down costs more than taking it, and is done after the answer.
+
+    `affinity`: whether the conversation's last arm counted. `win` and `threshold` belong to a choice by odds.
+    """
 
     id: str
     route: str
@@ -29,6 +56,11 @@ class Decided:
     choice: Choice
     prediction: Prediction
     eliminated: dict[int, str]
+    weighing: Weighing
+    affinity: bool = False
+    win: float | None = None
+    threshold: float | None = None
+    cascade: CascadePlan | None = None
 
     def ranking(self) -> list[Arm]:
         return [self.serving.arms[index] for index in self.choice.order]
@@ -40,6 +72,58 @@ class Decided:
             preference=self.preference, exploration=self.exploration, arm=arms[choice.chosen].id,
             propensity=choice.propensity[choice.chosen], explored=choice.explored,
             candidates=explain(choice, self.prediction, self.serving.arm_ids, self.eliminated),
+            lambda_per_usd=self._lambda_per_usd(), by_lambda=self.weighing.lambda_per_usd is not None,
+            affinity=self._affinity(), previous_arm=None if self.weighing.turn is None else self.weighing.turn.arm,
+            win_probability=self.win, threshold=self.threshold, cascade=self._cascade(),
+        )  # fmt: skip
+
+    def expected_usd(self) -> float:
+        """What the answer is expected to cost: an unknown cost counts as the dearest known one, a cascade in full."""
+        costs = self.prediction.cost_usd.tolist()
+        dearest = max((costs[arm] for arm in self.choice.order if costs[arm] == costs[arm]), default=0.0)
+        arms = self.choice.order[: 1 if self.cascade is None else 2]
+        return sum(costs[arm] if costs[arm] == costs[arm] else dearest for arm in arms)
+
+    def spread_usd(self) -> float:
+        """By how much the dearest of the arms exceeds the cheapest, in USD; 0 if no cost is known."""
+        costs = self.prediction.cost_usd.tolist()
+        known = [costs[arm] for arm in self.choice.order if costs[arm] == costs[arm]]
+        return max(known) - min(known) if known else 0.0
+
+    def live(self) -> dict[str, dict[str, float | None]]:
+        """Per arm id what its calls show lately, where that was looked at: latencies, use of its capacity."""
+        weighing = self.weighing
+        found: dict[str, dict[str, float | None]] = {}
+        for index, arm in enumerate(self.serving.arm_ids):
+            quantiles = None if weighing.live is None else weighing.live[index]
+            use = None if weighing.uses is None else weighing.uses[index]
+            if quantiles is not None or use is not None:
+                p50, p95 = (None, None) if quantiles is None else quantiles
+                found[arm] = {"p50_s": p50, "p95_s": p95, "use": use}
+        return found
+
+    def _lambda_per_usd(self) -> float | None:
+        weighing = self.weighing
+        if weighing.lambda_per_usd is None:
+            return weighing.shadow_per_usd or None
+        return weighing.lambda_per_usd + weighing.shadow_per_usd
+
+    def _affinity(self) -> Affinity | None:
+        if not self.affinity:
+            return None
+        turn = self.weighing.turn
+        if turn is None:
+            return "init"
+        return "retain" if self.serving.arm_ids[self.choice.chosen] == turn.arm else "switch"
+
+    def _cascade(self) -> Cascade | None:
+        plan = self.cascade
+        if plan is None:
+            return None
+        arms = self.serving.arm_ids
+        return Cascade(
+            signal=plan.config.signal, first=arms[plan.first], then=arms[plan.then], threshold=plan.least,
+            value=plan.value, escalated=plan.escalated,
         )  # fmt: skip
 
     def confidence(self) -> float | None:
@@ -58,19 +142,29 @@ class Decided:
         return 0.5 * (1.0 + math.erf(lead / (spread * math.sqrt(2.0))))
 
 
-def route_object(decision: Decision, attempts: Sequence[Any] = (), answered_by: str | None = None) -> dict[str, Any]:
-    """What `routing.explain` and `POST /v1/route` return."""
+def route_object(
+    decision: Decision,
+    attempts: Sequence[Any] = (),
+    answered_by: str | None = None,
+    live: Mapping[str, Mapping[str, float | None]] = NOTHING_LIVE,
+) -> dict[str, Any]:
+    """What `routing.explain` and `POST /v1/route` return. `live`: per arm what its calls show lately."""
     best = next((c for c in decision.candidates if c.arm == decision.arm), None)
     return {
         "decision_id": decision.id, "route": decision.route, "router": decision.router, "encoder": decision.encoder,
-        "preference": decision.preference, "exploration": decision.exploration, "arm": decision.arm,
+        "preference": decision.preference, "lambda_per_usd": decision.lambda_per_usd,
+        "exploration": decision.exploration, "arm": decision.arm, "affinity": decision.affinity,
+        "previous_arm": decision.previous_arm, "win_probability": decision.win_probability,
+        "threshold": decision.threshold,
+        "cascade": None if decision.cascade is None else msgspec.structs.asdict(decision.cascade),
         "propensity": decision.propensity, "explored": decision.explored,
         "answered_by": answered_by,
         "attempts": [
-            {"arm": a.arm, "endpoint": a.endpoint, "outcome": a.outcome, "http_status": a.http_status, "error": a.error}
+            {"arm": a.arm, "endpoint": a.endpoint, "outcome": a.outcome, "http_status": a.http_status, "error": a.error,
+             "cost_usd": a.cost_usd}
             for a in attempts
         ],
-        "candidates": [_candidate(c, decision, best) for c in decision.candidates],
+        "candidates": [_candidate(c, decision, best) | {"live": live.get(c.arm)} for c in decision.candidates],
     }  # fmt: skip
 
 
@@ -86,7 +180,13 @@ def _reason(candidate: Candidate, decision: Decision, best: Candidate | None) ->
     if candidate.eliminated is not None:
         return f"eliminated: {candidate.eliminated}"
     if candidate.arm == decision.arm:
-        return "chosen by exploration" if decision.explored else "chosen: highest utility"
+        if decision.explored:
+            return "chosen by exploration"
+        if decision.cascade is not None:
+            return "chosen: first of a cascade"
+        if decision.affinity == "retain":
+            return "chosen: the conversation's arm, and no other gains more than a change costs"
+        return "chosen: highest utility"
     if decision.explored:
         return "not drawn by exploration"
     if best is None or candidate.utility is None or best.utility is None:

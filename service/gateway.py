@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +17,12 @@ from registry.config import Config
 from registry.config_file import build_pool
 from registry.jobs import Jobs, JobsError
 from registry.rollouts import Trial
+from routers.affinity import Conversations
+from routers.cascade import Escalations
 from routers.catalogue import KIND
 from service.backends.chain import Backends
 from service.backends.health import Health
+from service.budgets import Budgets
 from service.exchange import Exchange
 from service.limits import Key, Limits
 from service.metrics import Metrics
@@ -52,6 +56,9 @@ class Gateway:
         self.max_response_bytes = config.log.max_response_bytes
         self.templates_max_tokens = config.templates.max_tokens
         self.limits = Limits(config.limits, environ)
+        self.budgets = Budgets(config, self.data_dir)
+        self.conversations = Conversations(config.limits.conversations)
+        self.escalations: defaultdict[str, Escalations] = defaultdict(Escalations)
         self.metrics = Metrics()
         self.artifacts = Artifacts(self.data_dir / "artifacts")
         self.jobs = Jobs(self.data_dir, config.jobs.lease_s)
@@ -62,6 +69,7 @@ class Gateway:
         self._pool = build_pool(config, environ)
         self.versions = RouterVersions(self.artifacts, self._pool, lambda: self.serving.encoder)
         self._taking_in = asyncio.Lock()
+        self._score_sources: dict[str, tuple[str, ...] | None] = {}
         self._failed_trial: Trial | None = None
         self.worker = WorkerProcess(config, self.jobs, environ)
         self._worker_watcher: asyncio.Task[None] | None = None
@@ -86,6 +94,7 @@ class Gateway:
     async def start(self) -> None:
         """Load everything that serves. Raises what the parts raise; nothing half-loaded ever serves."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.budgets.load()
         self._log = open_log(self.config.log.url or f"sqlite:///{self.data_dir / 'traffic.db'}")
         encoder = load_encoder(self.config.routers.encoder)
         batching = None if encoder.inline else _batching(encoder)
@@ -117,6 +126,7 @@ class Gateway:
                 watcher.cancel()
         await asyncio.to_thread(self.worker.stop)
         self.backends.close()
+        self.budgets.save()
         if self._serving is not None and self._serving.batching is not None:
             await self._serving.batching.close()
         if self._template_store is not None:
@@ -126,6 +136,12 @@ class Gateway:
                 await self._log.close()
             except LogError as error:
                 logger.error("%s", error)
+
+    def score_sources(self, version: str) -> tuple[str, ...] | None:
+        """Of which sources the scores were that a router learned from; empty if of any, None if of none at all."""
+        if version not in self._score_sources:
+            self._score_sources[version] = self.versions.score_sources(version)
+        return self._score_sources[version]
 
     def record(self, exchange: Exchange) -> None:
         """Log and count a finished request."""

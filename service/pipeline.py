@@ -9,30 +9,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from encoders.features import query_features
 from encoders.protocol import Vectors
 from registry.arms import Arm, Endpoint
-from routers.policy import Choice, NoEligibleArm, decide
+from routers.affinity import Turn
+from routers.policy import Choice, NoEligibleArm
 from routers.protocol import Prediction
-from service.asgi import JSON, ClientLeft, DisconnectWatch, Receive, Scope, Send, read_body, send_body, send_error
+from service.asgi import ClientLeft, DisconnectWatch, Receive, Scope, Send, read_body, send_error
 from service.backends.attempt import Opened
-from service.backends.http1 import CallFailed
-from service.backends.stream import StreamEnd, StreamTap
+from service.budgets import OVER_DAY
+from service.cascading import Finish, answer_in_stages, planned
+from service.conversations import conversation_key, turn_of
+from service.duel import duel
 from service.eligible import NO_TEMPLATE, eligible_arms, nothing_eligible
 from service.errors import ApiError
 from service.exchange import Exchange
-from service.explanation import Decided, response_headers, route_object
+from service.explanation import Decided, response_headers
+from service.finishing import finish_whole, relay_stream
 from service.limits import Key
 from service.openai_api.requests import ChatRequest, ModelRequest
 from service.routing_options import RoutingOptions, routing_options
 from service.serving import Serving, Target
 from service.trial import deciding, shadow
-from service.wire import read_error
+from service.weighing import weighing, wish
+from service.wire import ROUTING_FIELDS
 from templates_store.template import Hit
 from templates_store.ways import BINDING_FIELDS, ask, format_bound
 
@@ -41,9 +45,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tokamak.pipeline")
 
+NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 Parse = Callable[[bytes], ModelRequest]
-SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
-               (b"x-accel-buffering", b"no")]  # fmt: skip
+TYPICAL_ANSWER_TOKENS = 300
+"""What is reserved of a budget for an answer whose length nobody has predicted."""
 
 
 async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,21 +70,33 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
         decided: Decided | None = None
         if target.pinned is not None:
             ranking = [permitted(target.pinned, key, request)]
+            reserve_pinned(gateway, target.pinned, request, key, exchange)
             hits = await pinned_hits(gateway, serving, target.pinned, request, key, exchange)
             exchange.route = "pinned"
         else:
             decided, hits = await route(gateway, serving, target, request, key, options, exchange)
             exchange.decision = decided.record
-            exchange.route = "single"
+            exchange.route = "single" if decided.cascade is None else "cascade"
             ranking = decided.ranking()
+            if exchange.bill is not None:
+                exchange.bill.reserve(decided.expected_usd(), decided.spread_usd())
 
-        def body_for(arm: Arm, endpoint: Endpoint) -> bytes:
+        def body_for(arm: Arm, endpoint: Endpoint, changes: Mapping[str, Any] = NO_CHANGES) -> bytes:
             exchange.template_ids = ()
-            return upstream_body(request, arm, endpoint, hits, gateway.templates_max_tokens, exchange)
+            return upstream_body(request, arm, endpoint, hits, gateway.templates_max_tokens, exchange, changes)
 
         exchange.outcome = "failed"
+        send_first: Finish | None = None
+        opened: Opened | None = None
         async with asyncio.timeout(None if options.deadline_ms is None else options.deadline_ms / 1e3):
-            opened = await gateway.backends.open(ranking, path, body_for, exchange.trail, stream=request.stream)
+            if decided is not None and decided.cascade is not None:
+                opened, send_first = await answer_in_stages(gateway, exchange, decided, path, body_for)
+            else:
+                opened = await gateway.backends.open(ranking, path, body_for, exchange.trail, stream=request.stream)
+        if opened is None:
+            assert send_first is not None
+            await send_first(options, send)
+            return
         finish = relay_stream if request.stream else finish_whole
         await finish(gateway, exchange, opened, decided, options, send)
     except ApiError as error:
@@ -103,6 +120,7 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
             watch.stop()
         if admitted is not None:
             gateway.limits.release(admitted)
+        settle(gateway, exchange)
         gateway.record(exchange)
 
 
@@ -131,15 +149,20 @@ async def route(
     if not allowed:
         raise nothing_eligible(serving, request, eliminated)
     exchange.features = features = query_features(exchange.query_text or "", request.shape(), exchange.workload())
-    preference = target.preference if options.preference is None else options.preference
-    exploration = route_config.exploration if options.exploration is None else options.exploration
+    learned_as_asked(gateway, serving, options)
+    affinity = route_config.affinity if options.affinity is None else options.affinity
+    turn = remembered(gateway, target, request, options, exchange) if affinity else None
+    exchange.bill = bill = gateway.budgets.bill(key, target.name, route_config)
+    weighed = weighing(
+        target, options, gateway.backends.load, serving, bill, turn,
+        follows=turn is not None and request.follows_up(), stream=request.stream,
+    )  # fmt: skip
     draw = random.random()
 
     def decided_by(version: Serving, prediction: Prediction) -> Choice:
-        return decide(
-            prediction, allowed, preference, exploration, version.lineup.cost_scale, draw,
-            options.max_cost_usd, None if options.deadline_ms is None else options.deadline_ms / 1e3,
-        )  # fmt: skip
+        if target.threshold is not None:
+            return duel(version, target.threshold, prediction, allowed, vector, weighed, draw).choice
+        return weighed.choose(version, prediction, allowed, draw)
 
     def predicted_by(version: Serving) -> Prediction:
         return version.lineup.predict(vector, features, exchange.query_text)
@@ -148,10 +171,70 @@ async def route(
     try:
         choice = decided_by(serving, prediction)
     except NoEligibleArm as none_left:
+        if bill is not None and OVER_DAY in none_left.eliminated.values():
+            raise bill.spent() from None
         raise nothing_eligible(serving, request, {**eliminated, **none_left.eliminated}) from None
     shadow(champion, exchange, lambda version: decided_by(version, predicted_by(version)))
-    decided = Decided(exchange.id, target.name, serving, preference, exploration, choice, prediction, eliminated)
+    decided = Decided(
+        exchange.id, target.name, serving, weighed.preference, choice.exploration, choice, prediction, eliminated,
+        weighed, affinity,
+    )  # fmt: skip
+    if target.threshold is not None:
+        decided.win = duel(serving, target.threshold, prediction, allowed, vector, weighed, draw).win
+        decided.threshold = target.threshold
+    elif route_config.cascade is not None:
+        planned(decided, route_config.cascade, request, gateway.escalations[target.base], draw)
     return decided, hits
+
+
+def remembered(
+    gateway: Gateway, target: Target, request: ModelRequest, options: RoutingOptions, exchange: Exchange
+) -> Turn | None:
+    """The last turn of the request's conversation; from now on this request is its last one."""
+    conversation, answered = conversation_key(request, target, exchange)
+    if conversation is None:
+        return None
+    exchange.conversation = (conversation, wish(target, options))
+    return gateway.conversations.last(conversation) if answered else None
+
+
+def learned_as_asked(gateway: Gateway, serving: Serving, options: RoutingOptions) -> None:
+    """With the preference `judge` only a router that learned from a judge's scores may decide. Raises ApiError 400."""
+    if not options.judge:
+        return
+    sources = gateway.score_sources(serving.router)
+    if sources != ("judge",):
+        learned = "no scores yet" if sources is None else f"scores of: {', '.join(sources) or 'any source'}"
+        raise ApiError(
+            400, "invalid_request_error", "no_judge_router",
+            f"The preference 'judge' needs a router that learned from a judge's scores alone; {serving.router} learned "
+            f"from {learned}. Train one with the score source 'judge' and deploy it, or ask for 'performance'.",
+            param="routing.preference",
+        )  # fmt: skip
+
+
+def reserve_pinned(gateway: Gateway, arm: Arm, request: ModelRequest, key: Key, exchange: Exchange) -> None:
+    """Draw on the key's budget for a model that was asked for by name. Raises ApiError 429 once it is used up."""
+    exchange.bill = bill = gateway.budgets.bill(key, arm.id, None)
+    if bill is None:
+        return
+    expected = arm.model.prices.cost(request.prompt_tokens, request.answer_tokens or TYPICAL_ANSWER_TOKENS) or 0.0
+    if bill.left_usd() <= 0.0:
+        raise bill.spent()
+    bill.reserve(expected)
+
+
+def settle(gateway: Gateway, exchange: Exchange) -> None:
+    """The request is over: true up its budgets, and remember the arm that its conversation had."""
+    if exchange.trail.running is not None:
+        end_running(exchange, "aborted")
+    if exchange.bill is not None:
+        exchange.bill.settle(exchange.cost_usd, called=bool(exchange.trail.attempts))
+    if exchange.conversation is not None:
+        conversation, wished = exchange.conversation
+        turn = turn_of(exchange, wished)
+        if turn is not None:
+            gateway.conversations.note(conversation, turn)
 
 
 async def pinned_hits(
@@ -192,10 +275,19 @@ def permitted(arm: Arm, key: Key, request: ModelRequest) -> Arm:
 
 
 def upstream_body(
-    request: ModelRequest, arm: Arm, endpoint: Endpoint, hits: Sequence[Hit], max_tokens: int, exchange: Exchange
+    request: ModelRequest,
+    arm: Arm,
+    endpoint: Endpoint,
+    hits: Sequence[Hit],
+    max_tokens: int,
+    exchange: Exchange,
+    further: Mapping[str, Any] = NO_CHANGES,
 ) -> bytes:
-    """The request as this arm's endpoint gets it: model name, way of asking, usage on streams; all else as it came."""
-    changes: dict[str, Any] = {}
+    """The request as this arm's endpoint gets it: model name, way of asking, usage on streams; all else as it came.
+
+    `further` are fields to set besides, as the first stage of a cascade needs them.
+    """
+    changes: dict[str, Any] = dict(further)
     if endpoint.model != request.model:
         changes["model"] = endpoint.model
     if arm.way != "direct" and isinstance(request, ChatRequest):
@@ -205,108 +297,13 @@ def upstream_body(
         )  # fmt: skip
         changes["messages"] = asked.messages
         exchange.template_ids = asked.template_ids
-    if request.stream and not request.usage_wanted:
+    without: tuple[str, ...] = ROUTING_FIELDS
+    if further.get("stream") is False:
+        without = (*ROUTING_FIELDS, "stream_options")
+    elif request.stream and not request.usage_wanted:
         options = request.body.mapping("stream_options") or {}
         changes["stream_options"] = {**options, "include_usage": True}
-    return request.body.edited(changes)
-
-
-async def finish_whole(
-    gateway: Gateway, exchange: Exchange, opened: Opened, decided: Decided | None, options: RoutingOptions, send: Send
-) -> None:
-    """Send an answer that is complete."""
-    close_attempt(exchange, opened, None)
-    exchange.reports(opened.answer.usage)
-    body = opened.head
-    exchange.response = body if len(body) <= gateway.max_response_bytes else None
-    if options.explain and decided is not None:
-        body = explained(body, exchange, decided)
-    exchange.outcome, exchange.http_status = "ok", 200
-    headers = response_headers(exchange, decided, complete=True)
-    await send_body(send, 200, body, [JSON, *headers])
-
-
-async def relay_stream(
-    gateway: Gateway,
-    exchange: Exchange,
-    opened: Opened,
-    decided: Decided | None,
-    options: RoutingOptions,
-    send: Send,
-) -> None:
-    """Send a stream on as it comes. What breaks now is told to the client as an error event and never retried."""
-    request = exchange.request
-    assert request is not None
-    explain = options.explain and decided is not None
-    tap = StreamTap(hide_usage=not request.usage_wanted, hold_done=explain, keep_bytes=gateway.max_response_bytes)
-    exchange.http_status = 200
-    exchange.response = None
-    note_answer(exchange, opened)
-    headers = [*SSE_HEADERS, *response_headers(exchange, decided, complete=False)]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    broken: str | None = None
-    reply = opened.reply
-    try:
-        data: bytes | None = opened.head
-        while data is not None:
-            out = tap.feed(data)
-            if out:
-                await send({"type": "http.response.body", "body": out, "more_body": True})
-            data = await reply.read() if tap.error is None else None
-    except CallFailed as failed:
-        broken = str(failed)
-    finally:
-        reply.close()
-        end = StreamEnd(tap)
-        exchange.reports(end.usage)
-        exchange.response = tap.raw()
-    rest = tap.finish()
-    if broken is None and (tap.error is not None or not end.finished):
-        broken = end.error or "the stream ended before it was finished"
-    close_attempt(exchange, opened, broken)
-    if broken is not None:
-        exchange.error = ApiError(502, "api_error", "stream_broken", f"The answer broke off: {broken}")
-        shaped = tap.error is not None and read_error(tap.error).shaped
-        rest = b"data: " + ((tap.error if shaped else None) or exchange.error.body()) + b"\n\n"
-    else:
-        exchange.outcome = "ok"
-        if explain and decided is not None:
-            rest += explanation_event(exchange, decided) + (b"data: [DONE]\n\n" if end.done else b"")
-    await send({"type": "http.response.body", "body": rest})
-
-
-def note_answer(exchange: Exchange, opened: Opened) -> None:
-    exchange.ttft_s = opened.call.ttft_s
-    if isinstance(opened.answer.id, str):
-        exchange.answer_id = opened.answer.id
-
-
-def close_attempt(exchange: Exchange, opened: Opened, broken: str | None) -> None:
-    note_answer(exchange, opened)
-    attempt = opened.call.record("ok" if broken is None else "broken_stream", broken)
-    exchange.trail.attempts.append(attempt)
-    exchange.trail.running = None
-
-
-def explained(body: bytes, exchange: Exchange, decided: Decided) -> bytes:
-    """The answer with the decision in it, under `route`."""
-    head = body.rstrip()[:-1].rstrip()
-    comma = b"" if head.endswith(b"{") else b","
-    return head + comma + b'"route":' + msgspec.json.encode(explanation(exchange, decided)) + b"}"
-
-
-def explanation_event(exchange: Exchange, decided: Decided) -> bytes:
-    """A last chunk without choices that carries the decision, like the usage chunk of the OpenAI API."""
-    chunk = {
-        "id": exchange.answer_id or exchange.id, "object": "chat.completion.chunk", "created": int(exchange.created_at),
-        "model": exchange.arm.model.name if exchange.arm else "", "choices": [],
-        "route": explanation(exchange, decided),
-    }  # fmt: skip
-    return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
-
-
-def explanation(exchange: Exchange, decided: Decided) -> dict[str, Any]:
-    return route_object(decided.record(), exchange.trail.attempts, exchange.arm.id if exchange.arm else None)
+    return request.body.edited(changes, without=without)
 
 
 def deadline_exceeded() -> ApiError:
@@ -329,6 +326,11 @@ def abandon(exchange: Exchange) -> None:
 
 def end_running(exchange: Exchange, outcome: Any) -> None:
     """Close the record of a call that was cut off."""
-    if exchange.trail.running is not None:
-        exchange.trail.attempts.append(exchange.trail.running.record(outcome))
-        exchange.trail.running = None
+    running, load = exchange.trail.running, exchange.trail.load
+    if running is None:
+        return
+    attempt = running.record(outcome)
+    exchange.trail.ends(attempt)
+    if outcome == "timeout" and load is not None and exchange.request is not None:
+        # It took at least so long: without this an arm that is too slow for every deadline would look fast.
+        load.answered(running.arm, attempt.latency_s, stream=exchange.request.stream)

@@ -17,13 +17,18 @@ from service.wire import Body, type_name
 
 PRESETS: dict[str, float] = {"best": 1.0, "balanced": 0.5, "cheap": 0.2}
 """Preference of each preset; the scenarios of FusionFactory table 4 (performance, balance, cost first)."""
-PREFERENCE_NAMES: dict[str, float] = {**policy.PRESETS, **PRESETS}
+JUDGE = "judge"
+PREFERENCE_NAMES: dict[str, float] = {**policy.PRESETS, **PRESETS, JUDGE: 1.0}
+"""FusionFactory's scenarios. `judge` is performance first by a router that learned from a judge's scores."""
 HEADER_PREFIX = "x-tokamak-routing-"
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingOptions:
-    """The caller's wishes; None where nothing was said."""
+    """The caller's wishes; None where nothing was said. Of `preference` and `lambda_per_usd` at most one is set.
+
+    `judge`: only a router that learned from a judge's scores may decide.
+    """
 
     preference: float | None = None
     models: tuple[str, ...] | None = None
@@ -31,6 +36,9 @@ class RoutingOptions:
     max_cost_usd: float | None = None
     deadline_ms: float | None = None
     explain: bool = False
+    lambda_per_usd: float | None = None
+    affinity: bool | None = None
+    judge: bool = False
 
 
 NO_OPTIONS = RoutingOptions()
@@ -43,11 +51,14 @@ def routing_options(body: Body, headers: Mapping[bytes, bytes]) -> RoutingOption
         found.update(_openrouter_plugin(body))
     if "max_cost" in body:
         found["max_cost_usd"] = _positive("max_cost", body.get("max_cost"))
+    from_headers: dict[str, Any] = {}
     for name, value in headers.items():
         if name.startswith(b"x-tokamak-routing-"):
-            found.update(_header_option(name.decode("latin-1"), value.decode("latin-1")))
+            from_headers.update(_header_option(name.decode("latin-1"), value.decode("latin-1")))
+    if from_headers:
+        _take_over(found, from_headers, HEADER_PREFIX)
     if "routing" in body:
-        found.update(_routing_object(body))
+        _take_over(found, _routing_object(body), "routing.")
     return RoutingOptions(**found) if found else NO_OPTIONS
 
 
@@ -64,6 +75,20 @@ def _routing_object(body: Body) -> dict[str, Any]:
         if value is not None:
             found.update(READERS[key](f"routing.{key}", value))
     return found
+
+
+def _take_over(found: dict[str, Any], newer: dict[str, Any], prefix: str) -> None:
+    """Let the newer options win. A price of money and a preference exclude each other: the newer one replaces both."""
+    if "preference" in newer and "lambda_per_usd" in newer:
+        raise invalid(
+            f"'{prefix}lambda' and '{prefix}preference' (or 'cost_quality', 'mode', 'weights') both say what money is "
+            "worth, in different units; send one of the two.",
+            f"{prefix}lambda",
+        )
+    if "preference" in newer or "lambda_per_usd" in newer:
+        for name in ("preference", "lambda_per_usd", "judge"):
+            found.pop(name, None)
+    found.update(newer)
 
 
 def _header_option(name: str, text: str) -> dict[str, Any]:
@@ -103,7 +128,7 @@ def _preference(param: str, value: Any) -> dict[str, Any]:
         if value not in PREFERENCE_NAMES:
             names = ", ".join(PREFERENCE_NAMES)
             raise invalid(f"{param!r} must be a number in [0, 1] or one of {names}; got {value!r}.", param)
-        return {"preference": PREFERENCE_NAMES[value]}
+        return {"preference": PREFERENCE_NAMES[value], "judge": value == JUDGE}
     return {"preference": _share(param, value)}
 
 
@@ -122,10 +147,13 @@ def _models(param: str, value: Any) -> dict[str, Any]:
     return {"models": tuple(value)}
 
 
-def _explain(param: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, bool):
-        raise invalid(f"{param!r} must be true or false, got {type_name(value)}.", param, "invalid_type")
-    return {"explain": value}
+def _flag(option: str) -> Callable[[str, Any], dict[str, Any]]:
+    def read(param: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, bool):
+            raise invalid(f"{param!r} must be true or false, got {type_name(value)}.", param, "invalid_type")
+        return {option: value}
+
+    return read
 
 
 def _number(param: str, value: Any) -> float:
@@ -165,9 +193,11 @@ READERS: dict[str, Callable[[str, Any], dict[str, Any]]] = {
     "mode": _preference,
     "weights": _weights,
     "models": _models,
+    "lambda": lambda param, value: {"lambda_per_usd": _not_negative(param, value)},
     "exploration": lambda param, value: {"exploration": _share(param, value)},
     "max_cost_usd": lambda param, value: {"max_cost_usd": _positive(param, value)},
     "deadline_ms": lambda param, value: {"deadline_ms": _positive(param, value)},
-    "explain": _explain,
+    "affinity": _flag("affinity"),
+    "explain": _flag("explain"),
 }
 """Every key of the `routing` object and how it is read; `cost_quality` and `mode` are other names of `preference`."""

@@ -14,6 +14,7 @@ from registry.arms import Arm, Pool
 from registry.config import Config, RouteConfig
 from registry.rollouts import Trial
 from routers.lineup import Lineup
+from routers.threshold import NAME as THRESHOLD_NAME
 from service.errors import ApiError, invalid, model_not_found
 from service.routing_options import PRESETS, unknown_preset
 from templates_store.index import TemplateIndex
@@ -26,12 +27,21 @@ ENCODER_MODEL_PREFIX = "tokamak-encoder-"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a model's name stands for: one pinned arm, or a route with the preference of its preset."""
+    """What a model's name stands for: one pinned arm, or a route with the preference of its preset.
+
+    With a `threshold` the choice is between a strong and a weak arm, by the odds of the serving router.
+    """
 
     name: str
     pinned: Arm | None = None
     route: RouteConfig | None = None
     preference: float = 1.0
+    threshold: float | None = None
+
+    @property
+    def base(self) -> str:
+        """The route's name without its preset."""
+        return self.name.partition(":")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +91,23 @@ class Serving:
             return found
         if name.startswith(ENCODER_MODEL_PREFIX):
             raise invalid(f"The model {name!r} makes embeddings; use /v1/embeddings.", "model", "unsupported_model")
+        odds = THRESHOLD_NAME.fullmatch(name)
+        if odds is not None:
+            return self._by_odds(name, odds["router"], float(odds["threshold"]))
         route, _, preset = name.partition(":")
         if preset and route in self.targets and preset not in PRESETS:
             raise unknown_preset(preset)
         raise model_not_found(name, self.targets)
+
+    def _by_odds(self, name: str, router: str, threshold: float) -> Target:
+        serves = self.lineup.router.name
+        if router != serves:
+            raise ApiError(
+                404, "not_found_error", "model_not_found",
+                f"No router {router!r} serves; this gateway has {serves!r} ({self.router}). Ask for "
+                f"'router-{serves}-{threshold:g}', or deploy a {router!r} router.", param="model",
+            )  # fmt: skip
+        return Target(name, route=self.targets["auto"].route, threshold=threshold)
 
 
 def targets_of(config: Config, pool: Pool) -> dict[str, Target]:

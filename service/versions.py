@@ -78,6 +78,16 @@ class RouterVersions:
         _probe(lineup, encoder, version)
         return lineup
 
+    def score_sources(self, version: str) -> tuple[str, ...] | None:
+        """Of which sources the scores were that a version learned from, by its evidence.
+
+        Empty if of any source, None for the cold start, which learned from none.
+        """
+        if version == COLD_START:
+            return None
+        source = self.artifacts.manifest(KIND, version).evidence.get("source") or {}
+        return tuple(source.get("sources") or ())
+
     def fits(self, version: str) -> None:
         """Raise ArtifactError if the version is not there or cannot serve beside what serves."""
         self.load(version)

@@ -14,7 +14,7 @@ from registry.arms import Arm, Endpoint
 from service.backends.http1 import CallFailed, ConnectionPool, Reply
 from service.errors import UpstreamFailed
 from service.wire import AnswerFields, read_answer, read_error
-from traffic.records import Attempt, AttemptOutcome
+from traffic.records import Attempt, AttemptOutcome, Usage
 
 MAX_ANSWER_BYTES = 64_000_000
 MAX_FIRST_EVENT_BYTES = 4_000_000
@@ -39,11 +39,17 @@ class Call:
     ttft_s: float | None = None
     http_status: int | None = None
 
-    def record(self, outcome: AttemptOutcome, error: str | None = None) -> Attempt:
+    def record(
+        self,
+        outcome: AttemptOutcome,
+        error: str | None = None,
+        usage: Usage | None = None,
+        cost_usd: float | None = None,
+    ) -> Attempt:
         return Attempt(
             ordinal=self.ordinal, arm=self.arm.id, endpoint=self.endpoint.id, outcome=outcome,
             started_at=self.started_at, latency_s=time.perf_counter() - self.started, ttft_s=self.ttft_s,
-            http_status=self.http_status, error=error,
+            http_status=self.http_status, error=error, usage=usage, cost_usd=cost_usd,
         )  # fmt: skip
 
     def failure(

@@ -12,6 +12,7 @@ from registry.arms import Arm, Endpoint
 from service.backends.attempt import Call, Opened, open_answer
 from service.backends.health import Health
 from service.backends.http1 import ConnectionPool
+from service.backends.load import Load
 from service.errors import CLIENT_FAULTS, ApiError, UpstreamFailed, upstream_error
 from traffic.records import Attempt
 
@@ -24,11 +25,27 @@ BodyFor = Callable[[Arm, Endpoint], bytes]
 
 @dataclass(slots=True)
 class Trail:
-    """The attempts of one request in order; outlives a cancellation, so that the log tells the truth."""
+    """The attempts of one request in order; outlives a cancellation, so that the log tells the truth.
+
+    What `begins` also `ends`: `load` counts the calls that are under way.
+    """
 
     attempts: list[Attempt] = field(default_factory=list)
     running: Call | None = None
     arm: Arm | None = None
+    load: Load | None = None
+
+    def begins(self, call: Call, load: Load) -> None:
+        """A call goes out."""
+        self.running, self.load = call, load
+        load.starts(call.endpoint)
+
+    def ends(self, attempt: Attempt) -> None:
+        """The running call is over, however."""
+        self.attempts.append(attempt)
+        if self.running is not None and self.load is not None:
+            self.load.ends(self.running.endpoint)
+        self.running = None
 
 
 class Backends:
@@ -38,6 +55,7 @@ class Backends:
         self._retries = retries
         self._fallbacks = fallbacks
         self.health = health
+        self.load = Load()
         self._pools: dict[str, ConnectionPool] = {}
 
     async def open(self, ranking: Sequence[Arm], path: str, body_for: BodyFor, trail: Trail, *, stream: bool) -> Opened:
@@ -68,7 +86,7 @@ class Backends:
         trail.arm = arm
         for tries_left in range(self._retries, -1, -1):
             call = Call(len(trail.attempts), arm, endpoint, time.time(), time.perf_counter())
-            trail.running = call
+            trail.begins(call, self.load)
             self.health.starts(endpoint)
             try:
                 opened = await open_answer(self._pool(endpoint), call, path, body, stream=stream)
@@ -76,9 +94,9 @@ class Backends:
                 failure = error
             else:
                 self.health.succeeded(endpoint)
+                self.load.answered(arm, opened.call.ttft_s or 0.0, stream=stream)
                 return opened
-            trail.running = None
-            trail.attempts.append(failure.attempt)
+            trail.ends(failure.attempt)
             if failure.status not in CLIENT_FAULTS:
                 self.health.failed(endpoint)
             pause_s = _pause(failure, self._retries - tries_left)
