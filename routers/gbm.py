@@ -130,63 +130,77 @@ class Grown(NamedTuple):
 
 
 def _grown(lesson: Lesson, common: int, own: int, seed: int) -> Grown:
-    level = levels(lesson.quality, lesson.weight)
+    level, bins = levels(lesson.quality, lesson.weight), Bins.of(lesson.z)
     weight = lesson.weight.sum(axis=1)
     residual = np.where(lesson.weight > 0, lesson.quality - level, 0.0)
     mean = (lesson.weight * residual).sum(axis=1) / np.where(weight > 0, weight, 1.0)
-    shared = boosted(lesson.z, mean, np.sqrt(weight), common, COMMON_RATE, seed)
+    shared = boosted(bins, mean, np.sqrt(weight), common, COMMON_RATE, seed)
     left = residual - shared.values(lesson.z.astype(np.float32)).sum(axis=1)[:, None]
     arms = range(len(level))
     return Grown(
-        level, shared, [boosted(lesson.z, left[:, arm], lesson.weight[:, arm], own, OWN_RATE, seed) for arm in arms]
+        level, shared, [boosted(bins, left[:, arm], lesson.weight[:, arm], own, OWN_RATE, seed) for arm in arms]
     )
 
 
-def boosted(z: F64, target: F64, weight: F64, count: int, rate: float, seed: int) -> Trees:
+class Bins(NamedTuple):
+    """Columns of `z` cut into at most BINS codes: a value has the number of `edges[column]` below it as its code.
+
+    Scikit-learn would find its own bins again for every arm, which with weights takes longer than to grow the trees.
+    """
+
+    codes: NDArray[np.uint8]
+    edges: list[F32]
+
+    @classmethod
+    def of(cls, z: F64) -> Self:
+        narrow = z.astype(np.float32)
+        levels = np.linspace(0.0, 1.0, BINS + 1)[1:-1]
+        edges = [np.unique(np.quantile(column, levels, method="lower")) for column in narrow.T]
+        # An edge at the largest value parts nothing.
+        edges = [edge[edge < column.max()] for edge, column in zip(edges, narrow.T, strict=True)]
+        codes = [np.searchsorted(edge, column, side="left") for edge, column in zip(edges, narrow.T, strict=True)]
+        return cls(np.stack(codes, axis=1).astype(np.uint8), edges)
+
+
+def boosted(bins: Bins, target: F64, weight: F64, count: int, rate: float, seed: int) -> Trees:
     """`count` trees for the target [N] over the rows of positive weight [N]; trees that say nothing if they are few."""
-    empty = Trees(
-        np.zeros((count, LEAVES - 1), np.int32),
-        np.zeros((count, LEAVES - 1), np.float32),
-        np.zeros((count, LEAVES), np.float32),
-    )
+    shape = (count, LEAVES - 1)
+    found = Trees(np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros((count, LEAVES), np.float32))
     rows = np.flatnonzero(weight > 0)
-    telling = np.flatnonzero(np.ptp(z[rows], axis=0) > 0) if len(rows) else rows
+    telling = np.flatnonzero([len(edge) > 0 for edge in bins.edges])
     if count == 0 or len(rows) < MIN_ANSWERS or not len(telling):
-        return empty
+        return found
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     model = HistGradientBoostingRegressor(
         learning_rate=rate, max_iter=count, max_depth=DEPTH, max_leaf_nodes=LEAVES, max_bins=BINS,
         min_samples_leaf=MIN_LEAF, l2_regularization=LEAF_STRENGTH, early_stopping=False, random_state=seed,
     )  # fmt: skip
-    # Thresholds are compared in float32 later, so they are learned from float32 values.
-    model.fit(
-        z[np.ix_(rows, telling)].astype(np.float32), target[rows], sample_weight=weight[rows] / weight[rows].mean()
-    )
-    feature, threshold, leaf = empty
+    codes = bins.codes[np.ix_(rows, telling)].astype(np.float32)
+    model.fit(codes, target[rows], sample_weight=weight[rows] / weight[rows].mean())
     for index, (predictor,) in enumerate(model._predictors):
-        _lay(predictor.nodes, 0, 0, 0, feature[index], threshold[index], leaf[index])
-    constant = float(model._baseline_prediction[0, 0])
-    leaf[0] += constant
-    return Trees(telling[feature].astype(np.int32), threshold, leaf)
+        _lay(predictor.nodes, 0, 0, 0, Trees(found.feature[index], found.threshold[index], found.leaf[index]))
+    for place in np.ndindex(found.feature.shape):
+        column = telling[found.feature[place]]
+        # Codes above a threshold are the values above the edge of that number; a place without a split parts nothing.
+        cut = int(np.floor(found.threshold[place]))
+        found.feature[place] = column
+        found.threshold[place] = bins.edges[column][min(cut, len(bins.edges[column]) - 1)]
+    found.leaf[0] += float(model._baseline_prediction[0, 0])
+    return found
 
 
-def _lay(
-    nodes: NDArray[Any], at: int, place: int, depth: int, feature: NDArray[np.int32], threshold: F32, leaf: F32
-) -> None:
+def _lay(nodes: NDArray[Any], at: int, place: int, depth: int, tree: Trees) -> None:
     """Write the subtree of node `at` into the complete tree at `place`; a leaf that comes early fills all below it."""
     node = nodes[at]
     if node["is_leaf"]:
         below = 2 ** (DEPTH - depth)
         begin = (place + 1) * below - LEAVES
-        leaf[begin : begin + below] = node["value"]
+        tree.leaf[begin : begin + below] = node["value"]
         return
-    # The largest float32 that is not above the threshold decides every float32 value alike.
-    limit = np.float32(node["num_threshold"])
-    threshold[place] = np.nextafter(limit, np.float32(-np.inf)) if float(limit) > node["num_threshold"] else limit
-    feature[place] = node["feature_idx"]
-    _lay(nodes, int(node["left"]), 2 * place + 1, depth + 1, feature, threshold, leaf)
-    _lay(nodes, int(node["right"]), 2 * place + 2, depth + 1, feature, threshold, leaf)
+    tree.feature[place], tree.threshold[place] = node["feature_idx"], node["num_threshold"]
+    _lay(nodes, int(node["left"]), 2 * place + 1, depth + 1, tree)
+    _lay(nodes, int(node["right"]), 2 * place + 2, depth + 1, tree)
 
 
 def _chosen(lesson: Lesson, fixed: dict[str, float], seed: int) -> tuple[int, int]:
