@@ -300,11 +300,14 @@ class Rollouts:
             elif stage in ("shadow", "canary") and (trial is None or trial.version != version):
                 stage = "rolled_back"
             stages[version] = stage
+        history = self.artifacts.history(self.kind)
+        for version in history:
+            stages.setdefault(version, "retired")
         if champion is not None:
             stages[champion] = "promoted"
         return Rollout(
             kind=self.kind, etag=f'"{document.revision}-{champion or "none"}"', champion=champion,
-            history=self.artifacts.history(self.kind), trial=trial, stages=stages,
+            history=history, trial=trial, stages=stages,
         )  # fmt: skip
 
 
