@@ -35,6 +35,7 @@ class Bench:
 def cells_of(pool: Pool, contenders: Sequence[Contender], seeds: int) -> list[Cell]:
     """Every trial of a pool, by split, so that a process meets the same split many times in a row."""
     fingerprint = pool.fingerprint
+    code = {contender.name: contender.code for contender in contenders}
     cells = []
     for kind in KINDS:
         if parts(pool.outcomes, kind, 0) is None:
@@ -44,7 +45,7 @@ def cells_of(pool: Pool, contenders: Sequence[Contender], seeds: int) -> list[Ce
                 if contender.tagged and (pool.outcomes.features is None or pool.outcomes.tasks is None):
                     continue
                 if seed < (contender.cap.seeds or seeds):
-                    cells.append(Cell(pool.name, fingerprint, kind, seed, contender))
+                    cells.append(Cell(pool.name, fingerprint, kind, seed, contender, code[contender.name]))
     return cells
 
 

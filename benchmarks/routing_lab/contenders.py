@@ -26,6 +26,8 @@ class Cap:
 
 
 UNCAPPED: Final = Cap()
+APART: Final = ("prior", "onboarded")
+"""Not rows of their own: the best single arm is a ruler, and `onboarded` is another router that was given new arms."""
 CAPS: Final[dict[str, Cap]] = {}
 """Written into the rows of these routers as `seeds` and `train_queries`, so that nobody takes them for full runs."""
 
@@ -73,7 +75,7 @@ def contenders(names: tuple[str, ...] = ()) -> list[Contender]:
         Contender(ORACLE, "ruler"),
     ]
     for name in names or tuple(PLACES):
-        if name == "prior":
+        if name in APART:
             continue
         refitted = _learns_labels(name)
         group: Group = "published" if refitted else "router"

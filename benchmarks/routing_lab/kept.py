@@ -16,18 +16,22 @@ from benchmarks.routing_lab.trial import Trial
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One trial to be had: a contender on one split of one pool."""
+    """One trial to be had: a contender on one split of one pool.
+
+    `code` is the digest of its source when the run began: an edit in the midst of a run must not lose what was made.
+    """
 
     pool: str
     fingerprint: str
     kind: str
     seed: int
     contender: Contender
+    code: str
 
     @property
     def key(self) -> str:
         """Changes with the pool's content, the contender's code and settings, and everything else it depends on."""
-        parts = (self.fingerprint, self.kind, self.seed, asdict(self.contender), self.contender.code)
+        parts = (self.fingerprint, self.kind, self.seed, asdict(self.contender), self.code)
         return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()[:20]
 
     def path(self, folder: Path) -> Path:

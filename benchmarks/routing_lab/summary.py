@@ -58,6 +58,9 @@ def _kind_rows(pool: Pool, kind: str, standings: list[Standing], resamples: int)
     named = {standing.contender.name: standing for standing in standings}
     single, oracle = named[SINGLE], named[ORACLE]
     judged = [standing for standing in standings if standing.trials]
+    for ruler in (single, oracle):
+        if ruler.failures:
+            raise RuntimeError(f"{pool.name} has no {ruler.contender.name} to compare with: {ruler.failures[0]}")
     published = best_published(judged, single)
     baselines = {"best_single": single} | ({} if published is None else {"best_published": published})
     gains = _gains(judged, baselines, resamples)
