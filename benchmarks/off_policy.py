@@ -28,7 +28,7 @@ from rich.table import Table
 from benchmarks.result_file import write_result
 from benchmarks.routing_lab.pools import whole
 from encoders.protocol import load_encoder
-from offline.off_policy import decisions_from_outcomes
+from offline.off_policy import MIN_DISAGREEING, decisions_from_outcomes
 from offline.outcome_file import outcomes_from_file
 from routers.catalogue import ROUTERS
 from routers.off_policy import (
@@ -87,6 +87,7 @@ class Judged(NamedTuple):
     difference: F64
     difference_low: F64
     difference_high: F64
+    disagreeing: F64
 
 
 def world_of(pool: str, folder: Path) -> World:
@@ -146,12 +147,15 @@ def judged(
     targets = [target[rows] for target in world.targets.values()]
     each = {name: [terms(name, decisions, target, None, predicted) for target in targets] for name in estimators}
     found = np.array([[mean_interval(e, groups, method) for e in each[name]] for name in estimators])
-    champion = each["dr"][list(world.targets).index(CHAMPION)]
-    paired = np.array([mean_interval(e - champion, groups, method) for e in each["dr"]])
-    effective = np.array([effective_size(importance(decisions, target)) for target in targets])
+    at = list(world.targets).index(CHAMPION)
+    paired = np.array([mean_interval(e - each["dr"][at], groups, method) for e in each["dr"]])
     value, low, high = np.moveaxis(found, 2, 0)
     gain, gain_low, gain_high = paired.T
-    return Judged(value, low, high, effective, gain, gain_low, gain_high)
+    weights = [importance(decisions, target) for target in targets]
+    apart = [(rho > 0.0) & (rho != weights[at]) for rho in weights]
+    disagreeing = np.array([np.count_nonzero(rows) for rows in apart], dtype=np.float64)
+    effective = np.array([effective_size(rho) for rho in weights])
+    return Judged(value, low, high, effective, gain, gain_low, gain_high, disagreeing)
 
 
 def logged(world: World, seed: int, n: int, exploration: float) -> tuple[NDArray[np.intp], LoggedDecisions]:
@@ -184,8 +188,11 @@ def rows_of(
     world: World, runs: Judged, n: int, exploration: float, estimators: Sequence[str] = ESTIMATORS
 ) -> list[Row]:
     """One line per estimator, over all candidates."""
-    truth = world.truth()
-    enough = runs.effective.mean(axis=0) >= MIN_EFFECTIVE
+    truth, at = world.truth(), list(world.targets).index(CHAMPION)
+    # Where `compare_routers` gives a verdict; of the champion itself there is none to give.
+    enough = (runs.effective >= MIN_EFFECTIVE) & (runs.disagreeing >= MIN_DISAGREEING)
+    gain = truth - truth[at]
+    wrong = ((runs.difference_low > 0.0) & (gain <= 0.0)) | ((runs.difference_high < 0.0) & (gain >= 0.0))
     rows = []
     for index, name in enumerate(estimators):
         value, low, high = (column[:, index] for column in (runs.value, runs.low, runs.high))
@@ -199,8 +206,9 @@ def rows_of(
                 "repetitions": len(value),
                 "coverage": float(inside.mean()),
                 "coverage_lowest": float(inside.mean(axis=0).min()),
-                "coverage_enough": float(inside[:, enough].mean()),
-                "enough": int(enough.sum()),
+                "judged": float(enough.mean()),
+                "coverage_judged": float(inside[enough].mean()) if enough.any() else None,
+                "wrong_sign": float(wrong[enough].mean()) if enough.any() else None,
                 "half_width": float(((high - low) / 2).mean()),
                 "bias": float(np.abs((value - truth).mean(axis=0)).mean()),
                 "rmse": float(np.sqrt(np.square(value - truth).mean(axis=0)).mean()),

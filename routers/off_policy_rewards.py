@@ -21,8 +21,10 @@ FOLDS = 5
 COMPONENTS = 64
 LEAST_ANSWERS = 5
 """An arm with fewer answers is predicted like all arms together."""
+CONSTANT = 20.0
+"""Value of the constant column: the larger, the less a strong penalty on slopes draws an arm's mean toward the others'."""
 STRENGTHS: Final = np.array([1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0])
-"""Ridge penalties that are tried, in observations of the constant."""
+"""Ridge penalties that are tried."""
 
 
 def fold_of(decisions: LoggedDecisions, seed: int = 0, folds: int = FOLDS) -> Indices:
@@ -100,7 +102,7 @@ def drawn_toward(moments: Moments, start: F64) -> F64:
 
 
 def _ridge(decisions: LoggedDecisions, values: F64, fold: Indices, folds: int) -> F64:
-    x = np.hstack([principal(decisions.vectors), np.ones((len(values), 1))])
+    x = np.hstack([principal(decisions.vectors), np.full((len(values), 1), CONSTANT)])
     arms = range(len(decisions.arms))
     cells = [
         [Moments.of(x[here], values[here]) for arm in arms for here in [(fold == part) & (decisions.chosen == arm)]]
