@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from routers.least_squares import F64
 from routers.regression import Lesson
 
-MOST = 1_000_000
+MOST = 300_000
 """More pairs are not learned from: a seeded sample stands for them."""
 NEIGHBOURS = 20
 """Similar queries that an answer is compared with where its query has no other."""
