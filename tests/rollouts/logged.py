@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -91,3 +92,8 @@ def settings_for(folder: Path, lease_s: float = 30.0, **changes: object) -> Work
         "preference": 1.0,
     }
     return WorkerSettings.model_validate(values | changes)
+
+
+def written(folder: Path, *parts: Iterator[Record]) -> None:
+    """The same where no event loop runs."""
+    asyncio.run(write(folder, *parts))
