@@ -138,7 +138,7 @@ def _logistic(delta: F64, pairs: Pairs) -> tuple[float, F64]:
     flat = delta.ravel()
     margin = flat[won] - flat[lost]
     push = pairs.weight * 0.5 * (1.0 - np.tanh(0.5 * margin))
-    pull: F64 = np.bincount(lost, push, rows * arms) - np.bincount(won, push, rows * arms)
+    pull = np.asarray(np.bincount(lost, push, rows * arms) - np.bincount(won, push, rows * arms), dtype=np.float64)
     return float((pairs.weight * np.logaddexp(0.0, -margin)).sum()), pull.reshape(rows, arms)
 
 

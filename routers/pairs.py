@@ -2,7 +2,7 @@
 
 Where a query was answered by several arms every pair of them is compared. Where it was answered by one (a served
 request), it is compared with the most similar queries that other arms answered. Ties are dropped. A pair weighs the
-product of its cells' inverse propensities.
+product of its cells' weights (`routers.regression.Lesson`).
 """
 
 from __future__ import annotations
