@@ -134,6 +134,14 @@ def _mount_rollouts(target: typer.Typer) -> None:
     target.add_typer(jobs_app, name="jobs")
 
 
+def _mount_arms(target: typer.Typer) -> None:
+    from offline.drift_command import drift_command
+    from offline.onboard_command import onboard_command
+
+    target.command("onboard")(onboard_command)
+    target.command("drift")(drift_command)
+
+
 def _mount_log(target: typer.Typer) -> None:
     from traffic.commands import export_command, snapshot_command, stats_command
 
@@ -152,6 +160,7 @@ def _mount_demo(target: typer.Typer) -> None:
 _GROUPS: tuple[tuple[tuple[str, ...], Callable[[typer.Typer], None]], ...] = (
     (("train", "evaluate", "deploy", "templates"), _mount_offline),
     (("worker", "rollout", "jobs"), _mount_rollouts),
+    (("onboard", "drift"), _mount_arms),
     (("log",), _mount_log),
     (("demo",), _mount_demo),
 )

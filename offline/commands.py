@@ -20,6 +20,7 @@ from offline.outcome_file import outcomes_from_file, read_prices
 from offline.outcomes import LoggedOutcomes, outcomes_from_log
 from offline.train_router import default_router, train
 from registry.artifacts import ArtifactError, Artifacts
+from registry.drift_records import read_drift, since_by_arm
 from registry.rollouts import RolloutError, Rollouts, operator
 from routers.catalogue import KIND
 from routers.protocol import Outcomes
@@ -89,7 +90,7 @@ def train_command(
     chosen = router or default_router()
     manifest = train(found.outcomes, chosen, seed, artifacts=artifacts, deploy=deploy, source=found.source)
     if deploy:
-        _audited(artifacts, manifest.version)
+        audited(artifacts, manifest.version)
     if as_json:
         typer.echo(msgspec.json.encode(manifest).decode())
         return
@@ -151,11 +152,11 @@ def deploy_command(
         if version is not None:
             raise ValueError("give a version or --roll-back, not both")
         back = artifacts.roll_back(KIND)
-        _audited(artifacts, back)
+        audited(artifacts, back)
         typer.echo(f"{back} now serves")
     elif version is not None:
         artifacts.deploy(KIND, version)
-        _audited(artifacts, version)
+        audited(artifacts, version)
         typer.echo(f"{version} now serves")
     else:
         serving = artifacts.deployed(KIND)
@@ -164,7 +165,7 @@ def deploy_command(
             typer.echo(f"{'*' if manifest.version == serving else ' '} {manifest.version}  {learned}")
 
 
-def _audited(artifacts: Artifacts, version: str) -> None:
+def audited(artifacts: Artifacts, version: str) -> None:
     """Write a deployment past the stages of a rollout to its audit log."""
     try:
         Rollouts(artifacts, KIND).deployed(version, by=operator(), why="deployed by the command line")
@@ -193,7 +194,7 @@ def _outcomes(
     async def read() -> LoggedOutcomes:
         traffic = open_log(url)
         try:
-            return outcomes_from_log(traffic, loaded, since)
+            return outcomes_from_log(traffic, loaded, since, since_by_arm=since_by_arm(read_drift(data_dir)))
         finally:
             await traffic.close()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
 from typing import Any
@@ -176,6 +176,7 @@ def outcomes_from_log(
     *,
     sources: Collection[ScoreSource] | None = None,
     said_until: float | None = None,
+    since_by_arm: Mapping[str, float] | None = None,
 ) -> LoggedOutcomes:
     """Join the interactions of a log with their scores and feedback.
 
@@ -183,7 +184,7 @@ def outcomes_from_log(
     none) was used and the text is there; the rest is left out and counted. Without one, all vectors must be of one
     encoder. `counts` has the keys `read`, `used`, `unscored`, `unanswered`, `fell_back`, `cascaded`, `no_text` (neither
     a fitting vector nor a text). `sources` and `said_until` limit the scores: where they come from, and when they were
-    given.
+    given. What an arm of `since_by_arm` answered before that time is left out as `drifted`: it has changed since then.
 
     Raises
     ------
@@ -197,6 +198,8 @@ def outcomes_from_log(
         counts["read"] += 1
         said = values.get(interaction.id)
         reason = _left_out(interaction, said, encoder)
+        if reason is None and interaction.created_at < (since_by_arm or {}).get(interaction.arm or "", 0.0):
+            reason = "drifted"
         if reason is not None or said is None or interaction.arm is None:
             counts[reason or "unscored"] += 1
             continue

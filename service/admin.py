@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from fastapi import Depends, FastAPI, Request, Response
 
+from service.admin_drift import add_drift
 from service.admin_jobs import add_jobs
 from service.admin_routers import add_routers
 from service.errors import ApiError
@@ -49,6 +50,7 @@ def admin_application(gateway: Gateway, environ: Mapping[str, str]) -> FastAPI:
     # The training's path looks like a version's to the routes after it.
     add_jobs(app, gateway)
     add_routers(app, gateway)
+    add_drift(app, gateway)
     _add_decisions(app, gateway)
     return app
 
