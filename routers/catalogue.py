@@ -23,6 +23,16 @@ PLACES: Final = {
     "svr": "routers.svr:SvrRouter",
     "gbm": "routers.gbm:GbmRouter",
     "elo": "routers.elo:EloRouter",
+    "mf": "routers.matrix_factorisation:MatrixFactorisationRouter",
+    "published-knn": "routers.published.knn:PublishedKnnRouter",
+    "published-svm": "routers.published.svm:PublishedSvmRouter",
+    "mlp": "routers.mlp:MlpRouter",
+    "graphrouter": "routers.graphrouter:GraphRouter",
+    "routerdc": "routers.routerdc:DualContrastiveRouter",
+    "bert": "routers.bert:BertRouter",
+    "published-mlp": "routers.published.mlp:PublishedMlpRouter",
+    "published-bert": "routers.published.bert:PublishedBertRouter",
+    "published-graphrouter": "routers.published.graphrouter:PublishedGraphRouter",
 }
 """Where each router is defined. A module may import nothing heavy outside of `fit`: the gateway loads it to predict."""
 
