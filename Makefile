@@ -15,6 +15,9 @@ RUN ?=
 # Two processes, each test file in one of them; PYTEST="tests/registry -x" for a part.
 PYTEST ?= -n 2 --dist loadfile
 
+# A router of others that runs beside ours, kept out of the environment; the routing laboratory does without it if need be.
+PEERS := routellm==0.2.0 pandas==3.1.1 pytz==2026.6 python-dateutil==4.0.0 six==1.17.0 tzdata==2026.6
+
 STATE := $(VENV)/.state
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
@@ -71,6 +74,7 @@ bench-encoders: $(STATE)/dev ## Measure the encoders; writes benchmarks/results/
 
 bench-routing: $(STATE)/dev ## Run every router on every pool of real logs; RUN=--quick for a part in a minute
 	@echo "== Running the routing laboratory (what an earlier run has kept is not run again)"
+	@[[ -d .cache/peers/routellm ]] || $(PIP) install --no-deps --target .cache/peers $(PEERS) || echo "No peer's package"
 	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.routing $(RUN)
 
 vllm: .vllm/.ready ## Install a vLLM for the CPU in an environment of its own (3.5 GB)

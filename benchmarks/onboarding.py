@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.probe_rules import RULES
 from benchmarks.result_file import write_result
 from benchmarks.routing_probe import shared_folder
-from benchmarks.routing_quick import whole
+from benchmarks.routing_lab.pools import whole
 from encoders.protocol import load_encoder
 from offline.outcome_file import outcomes_from_file
 from routers.catalogue import ROUTERS
@@ -69,7 +69,7 @@ class Sums(NamedTuple):
 def read(pool: str) -> Outcomes:
     """The part of a pool in which every model answered every query."""
     name = pool.removesuffix("_small")
-    outcomes = whole(outcomes_from_file(shared_folder() / f"{name}.parquet", load_encoder("static")))
+    outcomes = whole(outcomes_from_file(shared_folder() / f"{name}.parquet", load_encoder("static")))[0]
     if pool != name:
         outcomes = of_arms(outcomes, np.sort(np.argsort(outcomes.quality.mean(axis=0))[:SMALL]))
     return prepared(outcomes)

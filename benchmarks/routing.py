@@ -32,6 +32,7 @@ from routers.catalogue import PLACES
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache" / "routing"
 IMAGES = ROOT / "docs" / "images" / "routing"
+SEEDS = 5
 QUICK_QUERIES = 1000
 QUICK_ROUTERS = ("cluster", "knn", "ensemble")
 UNITS = "scores and gains are in [0, 1] (0.01 is one point); costs in USD; `_lo` and `_hi` end a 95 % paired interval"
@@ -79,7 +80,7 @@ def main() -> None:
         speed = measured_apart(default_router())
         rows.append(speed)
         bar |= {"fit_s_100k": speed["fit_s"], "predict_us_40_arms": speed["predict_us"]}
-        figures, sources = sister_figures(take_over=arguments.take_over)
+        figures, sources = sister_figures()
         bar |= figures
         notes |= sources
     printed(rows)
@@ -144,9 +145,6 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     )
 
 
-SEEDS = 5
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pools", nargs="*", help="names of files of the shared folder; all if left out")
@@ -156,7 +154,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--quick", action="store_true", help="one split, few queries, quick routers: under a minute")
     parser.add_argument("--fresh", action="store_true", help="run again what an earlier run has kept")
-    parser.add_argument("--take-over", action="store_true", help="read the sister benchmarks' files, do not run them")
     parser.add_argument("--page", action="store_true", help="only write the tables of docs/routing.md anew")
     return parser.parse_args()
 

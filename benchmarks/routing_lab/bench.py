@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from benchmarks.routing_lab.contenders import Contender
 from benchmarks.routing_lab.kept import Cell, keep, taken
+from benchmarks.routing_lab.peers import ROUTELLM
 from benchmarks.routing_lab.pools import Pool
 from benchmarks.routing_lab.splits import KINDS, parts
 from benchmarks.routing_lab.trial import Ground, Trial, run_trial
@@ -42,11 +43,17 @@ def cells_of(pool: Pool, contenders: Sequence[Contender], seeds: int) -> list[Ce
             continue
         for seed in range(seeds):
             for contender in contenders:
-                if contender.tagged and (pool.outcomes.features is None or pool.outcomes.tasks is None):
+                if not _takes_part(contender, pool):
                     continue
                 if seed < (contender.cap.seeds or seeds):
                     cells.append(Cell(pool.name, fingerprint, kind, seed, contender, code[contender.name]))
     return cells
+
+
+def _takes_part(contender: Contender, pool: Pool) -> bool:
+    if contender.name == ROUTELLM:
+        return len(pool.outcomes.arms) == 2
+    return not contender.tagged or (pool.outcomes.features is not None and pool.outcomes.tasks is not None)
 
 
 def run_cells(bench: Bench, pool: Pool, cells: Sequence[Cell]) -> dict[Cell, Trial | str]:

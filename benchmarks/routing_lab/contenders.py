@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
+from benchmarks.routing_lab.peers import ROUTELLM, routellm_installed
 from routers.catalogue import PLACES, ROUTERS
 
 Group = Literal["ruler", "published", "router"]
@@ -82,6 +83,8 @@ def contenders(names: tuple[str, ...] = ()) -> list[Contender]:
         found.append(Contender(name, group, name, refitted=refitted, cap=CAPS.get(name, UNCAPPED)))
         if name == default_router():
             found.append(Contender(name + TAGGED, "ruler", name, tagged=True))
+    if not names and routellm_installed():
+        found.append(Contender(ROUTELLM, "published"))
     return found
 
 

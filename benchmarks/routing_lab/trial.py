@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.routing_lab.contenders import ORACLE, RANDOM, SINGLE, Contender
+from benchmarks.routing_lab.peers import ROUTELLM, RouteLlmFactors
 from benchmarks.routing_lab.rulers import TaskTable, tagged, truth
 from offline.routing_curves import average_recovered, choice_entropy, pair_curve, share_for
 from offline.routing_metrics import calibration_error
@@ -81,6 +82,8 @@ def run_trial(contender: Contender, ground: Ground, seed: int) -> Trial:
     figures: dict[str, float] = {"train_queries": len(training.query_ids), "test_queries": len(test.query_ids)}
     if contender.name == RANDOM:
         return _random(ground, figures)
+    if contender.name == ROUTELLM:
+        return _peer(ground, training, seed, figures)
     if contender.refitted:
         return _refitted(contender, ground, training, seed, figures)
     if contender.name == ORACLE:
@@ -128,6 +131,21 @@ def _refitted(contender: Contender, ground: Ground, training: Outcomes, seed: in
     # At preference 0 every label is the cheapest arm, whatever is learned.
     cheapest = np.full(len(test.query_ids), np.argmin(ground.training.cost_usd.mean(axis=0)), dtype=np.intp)
     return _trial(ground, choices, [*choices.values(), cheapest] if ground.priced else [], figures)
+
+
+def _peer(ground: Ground, training: Outcomes, seed: int, figures: dict[str, float]) -> Trial:
+    """RouteLLM's package on a pair: the likelier winner, and its thresholds for shares of calls to the strong arm."""
+    start = time.perf_counter()
+    learned = RouteLlmFactors.fit(training, seed)
+    figures["fit_s"] = time.perf_counter() - start
+    figures["bytes"] = float(learned.weights.nbytes)
+    scores, known = learned.scores(ground.test.vectors), learned.scores(training.vectors)
+    nothing = np.full_like(scores, np.nan)
+    figures |= _pair_figures(ground, Prediction(scores, nothing, nothing, nothing))
+    margin = scores[:, 0] - scores[:, 1]
+    thresholds = np.quantile(known[:, 0] - known[:, 1], np.linspace(0.0, 1.0, 21))
+    swept = [np.where(margin >= threshold, 0, 1) for threshold in (-np.inf, *thresholds, np.inf)]
+    return _trial(ground, {"performance": np.argmax(scores, axis=1)}, swept if ground.priced else [], figures)
 
 
 def _swept(contender: Contender, ground: Ground, prediction: Prediction) -> list[Choices]:
