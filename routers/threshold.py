@@ -92,7 +92,7 @@ def calibrated(wins: NDArray[np.floating], strong_share: float) -> float:
     # A model's name holds so many decimals: rounding down keeps the query at the threshold with the strong arm.
     step = 10.0**-DECIMALS
     values = np.unique(np.floor(np.asarray(wins, dtype=np.float64) / step) * step)
-    candidates = np.append(values, values[-1] + step).round(DECIMALS)
+    candidates = np.append(values, values[-1] + 2 * step).round(DECIMALS)
     shares = strong_shares(wins, candidates)
     return float(candidates[np.flatnonzero(np.abs(shares - strong_share) == np.min(np.abs(shares - strong_share)))[-1]])
 

@@ -150,10 +150,11 @@ def weighing(
     route = target.route or RouteConfig()
     preference, price = wish(target, options)
     deadline_s = None if options.deadline_ms is None else options.deadline_ms / 1e3
+    timed = deadline_s is not None or route.latency_weight > 0.0 or options.explain
     found = Weighing(
         preference, route.exploration if options.exploration is None else options.exploration, price,
         route.exploration_floor, options.max_cost_usd, deadline_s, route.latency_weight, route.load_weight,
-        live=load.latencies(serving.arms, stream=stream) if deadline_s or route.latency_weight else None,
+        live=load.latencies(serving.arms, stream=stream) if timed else None,
         uses=[load.use(arm) for arm in serving.arms] if serving.pool.counts_load and route.load_weight else None,
         turn=turn, follows=follows and turn is not None and turn.wish == (preference, price),
     )  # fmt: skip

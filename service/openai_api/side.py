@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -113,7 +114,8 @@ def _add_route(app: FastAPI, gateway: Gateway) -> None:
         exchange = Exchange("/route", request.scope["headers"])
         key = _key(gateway, request)
         chat = chat_request(await _body(gateway, request))
-        options = routing_options(chat.body, exchange.headers)
+        exchange.key, exchange.request = key, chat
+        options = replace(routing_options(chat.body, exchange.headers), explain=True)
         serving = gateway.serving
         target = serving.target(chat.model)
         if target.pinned is not None:
@@ -121,7 +123,7 @@ def _add_route(app: FastAPI, gateway: Gateway) -> None:
             found: dict[str, Any] = {"route": "pinned", "arm": arm.id, "propensity": 1.0, "candidates": []}
         else:
             decided, hits = await route(gateway, serving, target, chat, key, options, exchange)
-            found = route_object(decided.record())
+            found = route_object(decided.record(), live=decided.live())
             found["templates"] = [{"id": h.template.id, "similarity": h.similarity} for h in hits]
         return Response(msgspec.json.encode(found), media_type="application/json")
 

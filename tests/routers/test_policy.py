@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routers.cost_scale import CostScale
-from routers.policy import COST_UNKNOWN, OVER_BUDGET, TOO_SLOW, NoEligibleArm, decide, explain, greedy_batch
+from routers.policy import COST_UNKNOWN, OVER_BUDGET, TOO_SLOW, NoEligibleArm, Terms, decide, explain, greedy_batch
 from routers.protocol import Prediction
 
 SCALE = CostScale(0.0, 1.0)
@@ -144,3 +144,58 @@ def test_costs_that_hardly_differ_do_not_decide() -> None:
     assert abs(first - second) < 1e-3
     with pytest.raises(ValueError, match="version"):
         CostScale.from_meta({"version": 99, "low": 0.0, "high": 1.0})
+
+
+def test_a_price_of_money_weighs_usd_and_not_their_place() -> None:
+    two = predicted([0.9, 0.6], [0.5, 0.1])
+    dear, cheap = Terms(lambda_per_usd=0.5), Terms(lambda_per_usd=1.0)
+    assert decide(two, [0, 1], 0.0, 0.0, CostScale(0.0, 0.01), 0.5, terms=dear).utility == pytest.approx((0.65, 0.55))
+    assert decide(two, [0, 1], 0.0, 0.0, SCALE, 0.5, terms=cheap).utility == pytest.approx((0.4, 0.5))
+    unknown = predicted([0.5, 0.5], [0.2, math.nan])
+    assert decide(unknown, [0, 1], 0.0, 0.0, SCALE, 0.5, terms=cheap).utility == pytest.approx((0.3, 0.3))
+
+
+def test_a_budget_a_penalty_and_a_preference_add_up() -> None:
+    two = predicted([0.9, 0.6], [0.5, 0.1])
+    terms = Terms(shadow_per_usd=2.0, penalty=[0.01, 0.02])
+    choice = decide(two, [0, 1], 0.5, 0.0, SCALE, 0.5, terms=terms)
+    expected = (0.45 - 0.25 - 0.5 * 2 * 0.5 - 0.01, 0.3 - 0.05 - 0.5 * 2 * 0.1 - 0.02)
+    assert choice.utility == pytest.approx(expected)
+    money = Terms(lambda_per_usd=1.0, shadow_per_usd=2.0)
+    assert decide(two, [0, 1], 0.5, 0.0, SCALE, 0.5, terms=money).utility == pytest.approx((0.9 - 1.5, 0.6 - 0.3))
+
+
+def test_a_follow_up_is_never_ranked_below_its_quality() -> None:
+    four = predicted([0.9, 0.5, 0.95, 0.2], [0.9, 0.0, 0.9, 0.0])
+    assert decide(four, range(4), 0.3, 0.0, SCALE, 0.5).chosen == 1
+    choice = decide(four, range(4), 0.3, 0.0, SCALE, 0.5, terms=Terms(follows=0))
+    assert choice.order == (2, 0, 1, 3)
+    assert choice.propensity[2] == 1.0
+    assert decide(four, [1, 3], 0.3, 0.0, SCALE, 0.5, terms=Terms(follows=0)).chosen == 1
+
+
+TERMS = st.builds(
+    Terms,
+    lambda_per_usd=st.none() | st.floats(0, 100),
+    shadow_per_usd=st.floats(0, 100),
+    penalty=st.none() | st.lists(st.floats(0, 1), min_size=8, max_size=8),
+    floor=st.floats(0, 1),
+    follows=st.none() | st.integers(0, 7),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(predictions(), UNIT, UNIT, TERMS)
+def test_propensities_stay_exact_and_floored_whatever_is_weighed(
+    prediction: Prediction, preference: float, exploration: float, terms: Terms
+) -> None:
+    arms, steps = len(prediction.quality), 499
+    share = np.zeros(arms)
+    for step in range(steps):
+        choice = decide(prediction, range(arms), preference, exploration, SCALE, step / steps, terms=terms)
+        share[choice.chosen] += 1 / steps
+    assert share == pytest.approx(choice.propensity, abs=2.5 / steps)
+    assert math.isclose(sum(choice.propensity), 1.0)
+    least = max(exploration / arms, min(terms.floor, 1 / arms))
+    assert all(propensity >= least - 1e-9 for propensity in choice.propensity)
+    assert choice.exploration == pytest.approx(max(exploration, least * arms))
