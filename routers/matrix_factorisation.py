@@ -6,10 +6,11 @@ This is RouteLLM's bilinear form (its weight vector is part of W here, and c giv
 any number of arms, learned from the pairs of `routers.pairs`: ties are dropped. Comparisons say nothing about how good
 an arm is, only who is better. Mean scores are therefore calibrated on top:
 
-    quality(q, m) = level_m + z(q) g + scale * (delta(m, q) - its mean over the arms - the arm's mean of that)
+    quality(q, m) = level_m + z(q) g + scale_m * (delta(m, q) - its mean over the arms - the arm's mean of that)
 
-with `g` how hard the query is for all arms (`routers.ridge`) and `scale` learned on queries that the factors have not
-seen, which also choose the strength of the penalty.
+with `g` how hard the query is for all arms (`routers.ridge`) and `scale_m = scale * n_m / (n_m + 10)`, because the few
+comparisons of an arm with few answers n_m can turn its unit vector anywhere; `scale` is learned on queries that the
+factors have not seen, which also choose the strength of the penalty.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from routers.protocol import F32, Outcomes
 from routers.regression import Ground, Lesson, RegressionRouter, levels, positive, squared_error
 from routers.ridge import fitted as linear
 from routers.rows import positions
+from routers.shrinkage import ARM_STRENGTH
 
 RANK = 64
 FACTORS = 16
@@ -50,7 +52,7 @@ class Factors(NamedTuple):
 
 
 class MatrixFactorisationRouter(RegressionRouter):
-    """Arrays: `factors_arms`, `factors_query`, `level` [M], `slope` [P] (the common one), `centre` [M], `scale` [1]."""
+    """Arrays: `factors_arms`, `factors_query`, `level` [M], `slope` [P] (the common one), `centre` and `scale` [M]."""
 
     name: ClassVar[str] = "mf"
 
@@ -68,11 +70,12 @@ class MatrixFactorisationRouter(RegressionRouter):
         slope = linear(lesson, COMMON, np.inf).slope[0] if len(lesson.z) >= MIN_ROWS else np.zeros(lesson.z.shape[1])
         delta = factors.delta(lesson.z)
         centre = (delta - delta.mean(axis=1, keepdims=True)).mean(axis=0)
-        moved = (lesson.z @ slope)[:, None] + scale * (delta - delta.mean(axis=1, keepdims=True) - centre)
+        scales = scale * _trust(lesson)
+        moved = (lesson.z @ slope)[:, None] + scales * (delta - delta.mean(axis=1, keepdims=True) - centre)
         level = levels(lesson.quality - moved, lesson.weight)
         own = {
             "factors_arms": factors.arms, "factors_query": factors.query, "level": level,
-            "slope": slope, "centre": centre, "scale": np.array([scale]),
+            "slope": slope, "centre": centre, "scale": scales,
         }  # fmt: skip
         arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in own.items()}
         ground = Ground.under(lesson, np.clip(level + moved, 0.0, 1.0), strength)
@@ -94,6 +97,12 @@ class MatrixFactorisationRouter(RegressionRouter):
         first, second = self.arms.index(strong), self.arms.index(weak)
         delta = self._factors.delta(self.ground.inputs.transform(vectors, features))
         return np.asarray(1.0 / (1.0 + np.exp(delta[..., second] - delta[..., first])))
+
+
+def _trust(lesson: Lesson) -> F64:
+    """Share of what the factors say of an arm that its number of answers lets believe, [M]."""
+    count = lesson.weight.sum(axis=0)
+    return np.asarray(count / (count + ARM_STRENGTH))
 
 
 def factorised(lesson: Lesson, strength: float, seed: int) -> Factors:
@@ -155,6 +164,7 @@ def _chosen(lesson: Lesson, strength: float | None, seed: int) -> tuple[float, f
         known, delta = factors.delta(train.z), factors.delta(test.z)
         ahead = delta - delta.mean(axis=1, keepdims=True)
         ahead -= (known - known.mean(axis=1, keepdims=True)).mean(axis=0)
+        ahead *= _trust(train)
         squares = float((test.weight * ahead**2).sum())
         scale = max(float((test.weight * ahead * (test.quality - base)).sum()) / max(squares, 1e-12), 0.0)
         error = squared_error(base + scale * ahead, test)
