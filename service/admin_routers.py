@@ -98,10 +98,16 @@ def _add_changes(app: FastAPI, gateway: Gateway) -> None:
         if body.force and not (body.reason or "").strip():
             raise invalid("'force' needs a 'reason'; it is kept in the audit log.", "reason")
         with told():
-            why = body.reason if body.force else await asyncio.to_thread(_gate, gateway, version)
+            why = body.reason if body.force else await _gated(gateway, version)
         return await _changed(
             gateway, lambda: rollouts.promote(version, by=by, if_match=if_match, why=why, forced=body.force)
         )
+
+
+async def _gated(gateway: Gateway, version: str) -> str:
+    # What was said before this call counts.
+    await gateway.log.flush()
+    return await asyncio.to_thread(_gate, gateway, version)
 
 
 def _gate(gateway: Gateway, version: str) -> str:
@@ -150,6 +156,7 @@ def _add_versions(app: FastAPI, gateway: Gateway) -> None:
     async def report(version: str) -> Response:
         """The version's trial so far (or as it was) beside the champion of that time, from the log."""
         with told():
+            await gateway.log.flush()
             return answered(await asyncio.to_thread(_report, gateway, version))
 
 
