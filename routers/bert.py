@@ -43,12 +43,9 @@ class BertRouter:
         self.arms = standing.arms
         self.encoder = standing.encoder
         self.dim = standing.dim
+        self.cost_scale: CostScale = standing.expense.cost_scale
         self.backbone = backbone
         self.heads = heads
-
-    @property
-    def cost_scale(self) -> CostScale:
-        return self.standing.expense.cost_scale
 
     @classmethod
     def fit(cls, outcomes: Outcomes, *, seed: int = 0, **settings: Any) -> Self:

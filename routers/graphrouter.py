@@ -66,12 +66,9 @@ class GraphRouter:
         self.arms = standing.arms
         self.encoder = standing.encoder
         self.dim = standing.dim
+        self.cost_scale: CostScale = standing.expense.cost_scale
         self.network = network
         self.nodes = nodes
-
-    @property
-    def cost_scale(self) -> CostScale:
-        return self.standing.expense.cost_scale
 
     @classmethod
     def fit(cls, outcomes: Outcomes, *, seed: int = 0, **settings: Any) -> Self:

@@ -39,13 +39,10 @@ class MlpRouter:
         self.arms = standing.arms
         self.encoder = standing.encoder
         self.dim = standing.dim
+        self.cost_scale: CostScale = standing.expense.cost_scale
         self.inputs = inputs
         self.layer = layer
         self.heads = heads
-
-    @property
-    def cost_scale(self) -> CostScale:
-        return self.standing.expense.cost_scale
 
     @classmethod
     def fit(cls, outcomes: Outcomes, *, seed: int = 0, **settings: Any) -> Self:

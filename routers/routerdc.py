@@ -62,14 +62,11 @@ class DualContrastiveRouter:
         self.arms = standing.arms
         self.encoder = standing.encoder
         self.dim = standing.dim
+        self.cost_scale: CostScale = standing.expense.cost_scale
         self.inputs = inputs
         self.projection = projection
         self.keys = keys
         self.lines = lines
-
-    @property
-    def cost_scale(self) -> CostScale:
-        return self.standing.expense.cost_scale
 
     @classmethod
     def fit(cls, outcomes: Outcomes, *, seed: int = 0, **settings: Any) -> Self:
@@ -81,8 +78,9 @@ class DualContrastiveRouter:
         rng = np.random.default_rng(seed)
         start = {
             "projection": rng.normal(0.0, inputs.width**-0.5, (inputs.width, width)).astype(np.float32),
-            "keys": rng.normal(0.0, width**-0.5, (len(outcomes.arms), width)).astype(np.float32),
         }
+        z = inputs.transform(outcomes.vectors, outcomes.features)
+        start["keys"] = _first_keys(_unit(z @ start["projection"]), outcomes, rng)
         training, held_out = inner_split(outcomes, seed)
         judge = held_out
         if can_stop(training, held_out):
@@ -127,6 +125,16 @@ class DualContrastiveRouter:
 def _unit(rows: F32) -> F32:
     units: F32 = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
     return units
+
+
+def _first_keys(places: F32, outcomes: Outcomes, rng: np.random.Generator) -> F32:
+    """Keys [M, D] that point to where the arms score above their means: equal arms start, and so stay, equal."""
+    cell_weights = weights(outcomes)
+    scores = np.where(cell_weights > 0, outcomes.quality, 0.0)
+    means = (cell_weights * scores).sum(axis=0) / np.maximum(cell_weights.sum(axis=0), 1e-6)
+    toward = np.where(cell_weights > 0, cell_weights * (scores - means), 0.0).T @ places
+    somewhere = rng.normal(0.0, 1e-3, places.shape[1])
+    return _unit((toward / np.maximum(cell_weights.sum(axis=0), 1e-6)[:, None] + somewhere).astype(np.float32))
 
 
 def _contrasts(

@@ -214,7 +214,7 @@ def test_an_artifact_that_does_not_fit_is_refused_with_what_to_do(tmp_path: Path
     fine = store.publish(KIND, "prior", arrays, meta).version
     with pytest.raises(ArtifactError, match="is a templates, expected a router"):
         load_router(store.load("templates", other_kind), router.encoder)
-    with pytest.raises(ArtifactError, match="this program has .*cluster, knn, prior"):
+    with pytest.raises(ArtifactError, match=r"this program has .*cluster, knn, prior"):
         load_router(store.load(KIND, unknown), router.encoder)
     with pytest.raises(ArtifactError, match="train it again"):
         load_router(store.load(KIND, lacking), router.encoder)
