@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from routers.least_squares import F64
 from routers.protocol import F32, Outcomes, TrainingError
-from routers.regression import Ground, Lesson, RegressionRouter, levels, positive, squared_error, typical
+from routers.regression import Ground, Lesson, RegressionRouter, levels, positive, require, squared_error, typical
 from routers.rows import positions
 
 RANK = 24
@@ -87,6 +87,7 @@ class GbmRouter(RegressionRouter):
     @classmethod
     def fit(cls, outcomes: Outcomes, *, seed: int = 0, **settings: Any) -> Self:
         """See `routers.protocol.Router.fit`. Settings `common_trees`, `own_trees` fix how many are used."""
+        require(cls.name, "sklearn")
         fixed = positive(cls.name, settings, ("common_trees", "own_trees"))
         if any(value != int(value) for value in fixed.values()):
             raise TrainingError(f"numbers of trees of the gbm router must be whole, got {fixed}")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from routers.least_squares import F64
 from routers.protocol import F32, Outcomes
-from routers.regression import Ground, Lesson, RegressionRouter, levels, positive, squared_error, typical
+from routers.regression import Ground, Lesson, RegressionRouter, levels, positive, require, squared_error, typical
 from routers.rows import positions
 
 RANK = 64
@@ -70,6 +70,7 @@ class IrtRouter(RegressionRouter):
 
         Settings: `strength` (positive, in observations) fixes the penalty that is otherwise chosen by validation.
         """
+        require(cls.name, "scipy")
         fixed = positive(cls.name, settings, ("strength",))
         lesson = Lesson.of(outcomes, RANK)
         strength, mix = _chosen(lesson, fixed.get("strength"), seed)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from routers.least_squares import F64
 from routers.pairs import Pairs, compared
 from routers.protocol import F32, Outcomes
-from routers.regression import Ground, Lesson, RegressionRouter, levels, positive, squared_error
+from routers.regression import Ground, Lesson, RegressionRouter, levels, positive, require, squared_error
 from routers.ridge import fitted as linear
 from routers.rows import positions
 from routers.shrinkage import ARM_STRENGTH
@@ -63,6 +63,7 @@ class MatrixFactorisationRouter(RegressionRouter):
     @classmethod
     def fit(cls, outcomes: Outcomes, *, seed: int = 0, **settings: Any) -> Self:
         """See `routers.protocol.Router.fit`. The setting `strength` (positive, in observations) fixes the penalty."""
+        require(cls.name, "scipy")
         fixed = positive(cls.name, settings, ("strength",))
         lesson = Lesson.of(outcomes, RANK)
         strength, scale = _chosen(lesson, fixed.get("strength"), seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -160,6 +161,12 @@ class RegressionRouter:
     def from_arrays(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> Self:
         """See `routers.protocol.Router.from_arrays`."""
         return cls(Ground.from_arrays(arrays, meta), {name: arrays[name] for name in meta["own"]}, meta["settings"])
+
+
+def require(router: str, package: str) -> None:
+    """Raise TrainingError if a package that only training needs is not installed."""
+    if find_spec(package) is None:
+        raise TrainingError(f"the {router} router needs {package} to learn: run `pip install 'tokamak[learn]'`")
 
 
 def positive(router: str, settings: Mapping[str, Any], known: Iterable[str]) -> dict[str, float]:

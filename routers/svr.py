@@ -15,12 +15,12 @@ import numpy as np
 
 from routers.least_squares import F64
 from routers.protocol import F32, Outcomes
-from routers.regression import Ground, Lesson, RegressionRouter, levels, positive, squared_error
+from routers.regression import Ground, Lesson, RegressionRouter, levels, positive, require, squared_error
 from routers.rows import positions
 
 RANK = 64
 MARGIN = 0.05
-STRENGTHS = (1e-4, 1e-3)
+STRENGTHS = (2e-4, 1e-3, 5e-3)
 """Candidates of C, the weight of an observation against the penalty on w."""
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 HELD_OUT = 0.25
@@ -37,6 +37,7 @@ class SvrRouter(RegressionRouter):
     @classmethod
     def fit(cls, outcomes: Outcomes, *, seed: int = 0, **settings: Any) -> Self:
         """See `routers.protocol.Router.fit`. The setting `strength` (positive) fixes C."""
+        require(cls.name, "sklearn")
         fixed = positive(cls.name, settings, ("strength",))
         lesson = Lesson.of(outcomes, RANK)
         strength, share = _chosen(lesson, fixed.get("strength"), seed)

@@ -9,7 +9,7 @@ observed at random. For routers that are not linear in `z` it is an approximatio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -32,6 +32,13 @@ class Uncertainty:
     noise: F32
     count: F32
     strength: float
+    _table: F32 = field(init=False, repr=False, compare=False)
+    _floor: F32 = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        table = self.noise / (np.multiply.outer(self.spread, self.count) + np.float32(self.strength))
+        object.__setattr__(self, "_table", table)
+        object.__setattr__(self, "_floor", self.noise / (self.count + np.float32(1.0)))
 
     @classmethod
     def learned(cls, z: F64, noise: F64, count: F64, strength: float) -> Self:
@@ -43,8 +50,7 @@ class Uncertainty:
     def std(self, z: F32) -> F32:
         """Float32 [M] for `z` [P], [n, M] for [n, P]."""
         along = z.dot(self.axes)
-        table = self.noise / (np.multiply.outer(self.spread, self.count) + np.float32(self.strength))
-        std: F32 = np.sqrt((along * along).dot(table) + self.noise / (self.count + 1.0))
+        std: F32 = np.sqrt((along * along).dot(self._table) + self._floor)
         return std
 
     def arrays(self, prefix: str = "uncertainty_") -> dict[str, NDArray[Any]]:
