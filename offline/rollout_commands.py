@@ -16,7 +16,11 @@ from offline.commands import AsJson, explaining
 rollout_app = typer.Typer(no_args_is_help=True, help="Try a trained router, promote it, roll it back.")
 jobs_app = typer.Typer(no_args_is_help=True, help="Queued work, such as the training of routers.")
 
-Version = Annotated[str, typer.Argument(help="A version, as `tokamak rollout status` lists it.")]
+LATEST = "latest"
+Version = Annotated[
+    str, typer.Argument(help="A version, as `tokamak rollout status` lists it; `latest` is the newest.")
+]
+JobId = Annotated[str, typer.Argument(help="The id of a job; `latest` is the newest.")]
 Why = Annotated[str | None, typer.Option("--reason", help="Why; kept in the audit log.")]
 
 
@@ -43,7 +47,7 @@ def shadow_command(
     version: Version, reason: Why = None, admin: AdminUrl = DEFAULT_ADMIN, as_json: AsJson = False
 ) -> None:
     """Let a version decide beside the router that serves, without serving anybody."""
-    _say(Admin(admin).change(f"/admin/routers/{version}/shadow", {"reason": reason}), as_json)
+    _say(_change(admin, version, "shadow", {"reason": reason}), as_json)
 
 
 @rollout_app.command("canary")
@@ -56,7 +60,7 @@ def canary_command(
     as_json: AsJson = False,
 ) -> None:
     """Let a version serve a share of the conversations."""
-    _say(Admin(admin).change(f"/admin/routers/{version}/canary", {"share": share, "reason": reason}), as_json)
+    _say(_change(admin, version, "canary", {"share": share, "reason": reason}), as_json)
 
 
 @rollout_app.command("promote")
@@ -70,7 +74,7 @@ def promote_command(
 ) -> None:
     """Let a version serve everybody, if the evidence against the router that serves is good enough."""
     body = {"force": force or None, "reason": reason}
-    _say(Admin(admin).change(f"/admin/routers/{version}/promote", body), as_json)
+    _say(_change(admin, version, "promote", body), as_json)
 
 
 @rollout_app.command("roll-back")
@@ -84,7 +88,8 @@ def roll_back_command(reason: Why = None, admin: AdminUrl = DEFAULT_ADMIN, as_js
 @explaining
 def report_command(version: Version, admin: AdminUrl = DEFAULT_ADMIN, as_json: AsJson = False) -> None:
     """Compare a version on trial with the router that serves, by what the log says of both."""
-    found = Admin(admin).get(f"/admin/routers/{version}/report")
+    client = Admin(admin)
+    found = client.get(f"/admin/routers/{_version(client, version)}/report")
     if as_json:
         typer.echo(_json(found))
         return
@@ -132,13 +137,14 @@ def list_command(
 @jobs_app.command("show")
 @explaining
 def show_command(
-    job: Annotated[str, typer.Argument(help="The id of a job.")],
+    job: JobId = LATEST,
     wait: Annotated[bool, typer.Option("--wait", help="Return when the job has ended.")] = False,
     admin: AdminUrl = DEFAULT_ADMIN,
     as_json: AsJson = False,
 ) -> None:
     """Show a job with its log. With --wait the exit code is 1 unless it has succeeded."""
     client = Admin(admin)
+    job = _job(client, job)
     found = client.get(f"/admin/jobs/{job}")
     while wait and found["state"] in ("queued", "running"):
         time.sleep(0.5)
@@ -155,14 +161,34 @@ def show_command(
 
 @jobs_app.command("cancel")
 @explaining
-def cancel_command(
-    job: Annotated[str, typer.Argument(help="The id of a job.")],
-    admin: AdminUrl = DEFAULT_ADMIN,
-    as_json: AsJson = False,
-) -> None:
+def cancel_command(job: JobId, admin: AdminUrl = DEFAULT_ADMIN, as_json: AsJson = False) -> None:
     """Cancel a job that is queued or running."""
-    found = Admin(admin).post(f"/admin/jobs/{job}/cancel", {})
+    client = Admin(admin)
+    found = client.post(f"/admin/jobs/{_job(client, job)}/cancel", {})
     typer.echo(_json(found) if as_json else f"{found['id']}  {_state(found)}")
+
+
+def _change(admin: str, version: str, change: str, body: dict[str, Any]) -> Any:
+    client = Admin(admin)
+    return client.change(f"/admin/routers/{_version(client, version)}/{change}", body)
+
+
+def _version(client: Admin, version: str) -> str:
+    if version != LATEST:
+        return version
+    versions = client.get("/admin/routers")["versions"]
+    if not versions:
+        raise ValueError("there is no version yet; `tokamak train --job` makes one")
+    return str(versions[-1]["version"])
+
+
+def _job(client: Admin, job: str) -> str:
+    if job != LATEST:
+        return job
+    jobs = client.get("/admin/jobs")["jobs"]
+    if not jobs:
+        raise ValueError("there is no job yet; `tokamak train --job` queues one")
+    return str(jobs[0]["id"])
 
 
 def _say(rollout: Any, as_json: bool) -> None:

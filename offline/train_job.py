@@ -16,6 +16,7 @@ from offline.off_policy import LogDecisions, compare_routers, decisions_from_log
 from offline.outcomes import LoggedOutcomes, outcomes_from_log
 from offline.train_router import default_router, train
 from registry.artifacts import Artifacts, Manifest
+from registry.drift_records import read_drift, since_by_arm
 from registry.job_kinds import TrainArguments, train_arguments
 from registry.rollouts import Rollouts
 from routers.catalogue import KIND, load_router
@@ -44,7 +45,8 @@ def run_train_router(work: JobWork) -> dict[str, Any]:
     encoder = load_encoder(settings.encoder)
     artifacts = Artifacts(settings.data_dir / "artifacts")
     work.step("reading the log", 0.05)
-    read = _read(settings.log_url, encoder, wanted, work.job.created_at)
+    changed = since_by_arm(read_drift(settings.data_dir))
+    read = _read(settings.log_url, encoder, wanted, work.job.created_at, changed)
     outcomes, counts = read.outcomes.outcomes, read.outcomes.counts
     never = [arm for arm in settings.arms if arm not in outcomes.arms]
     if never:
@@ -76,8 +78,11 @@ def _source(wanted: TrainArguments, work: JobWork, counts: dict[str, int], never
     }
 
 
-def _read(url: str, encoder: Encoder, wanted: TrainArguments, queued_at: float) -> Read:
-    """Only what was there when the job was queued: run again after a crash, it reads the same."""
+def _read(url: str, encoder: Encoder, wanted: TrainArguments, queued_at: float, changed: dict[str, float]) -> Read:
+    """Only what was there when the job was queued: run again after a crash, it reads the same.
+
+    Of an arm that has `changed` under its name only what it answered since then.
+    """
     if url.startswith(SQLITE) and not Path(url.removeprefix(SQLITE)).exists():
         raise TrainingError(f"there is no log {url}; serve and score some traffic first")
     until = queued_at if wanted.until is None else wanted.until
@@ -86,7 +91,15 @@ def _read(url: str, encoder: Encoder, wanted: TrainArguments, queued_at: float) 
         log: TrafficLog = open_log(url)
         try:
             return Read(
-                outcomes_from_log(log, encoder, wanted.since, until, sources=wanted.sources, said_until=queued_at),
+                outcomes_from_log(
+                    log,
+                    encoder,
+                    wanted.since,
+                    until,
+                    sources=wanted.sources,
+                    said_until=queued_at,
+                    since_by_arm=changed,
+                ),
                 decisions_from_log(log, encoder, wanted.since, until, sources=wanted.sources, said_until=queued_at),
             )
         finally:

@@ -284,7 +284,7 @@ def test_the_commands_do_the_same(idle: Town, cli: CliRunner) -> None:
         return result.stdout
 
     assert "prior@0 serves" in said("status")
-    assert f"{version} is in shadow" in said("shadow", version)
+    assert f"{version} is in shadow" in said("shadow", "latest")
     assert "is in canary for 20.0%" in said("canary", version, "--share", "0.2", "--reason", "so far so good")
     assert json.loads(said("status", "--json"))["rollout"]["trial"]["share"] == 0.2
     assert "undecided" in said("report", version)
@@ -305,6 +305,7 @@ def test_the_commands_queue_show_and_cancel_jobs(idle: Town, cli: CliRunner) -> 
     assert job["arguments"] == {"seed": 5}
     assert job["id"] in cli.invoke(jobs_app, ["list"]).stdout
     assert "queued" in cli.invoke(jobs_app, ["show", job["id"]]).stdout
+    assert job["id"] in cli.invoke(jobs_app, ["show", "latest"]).stdout
     assert "cancelled" in cli.invoke(jobs_app, ["cancel", job["id"]]).stdout
     assert cli.invoke(jobs_app, ["show", job["id"], "--wait"]).exit_code == 1
     assert cli.invoke(jobs_app, ["show", "none"]).exit_code == 2
