@@ -10,7 +10,7 @@ import numpy as np
 
 from offline.evaluate_router import HELD_OUT, fit_and_judge
 from registry.artifacts import Artifacts, Manifest
-from routers.catalogue import KIND, ROUTERS
+from routers.catalogue import KIND, ROUTERS, load_router
 from routers.protocol import Outcomes, Router, TrainingError
 
 Judge = Callable[[Router], dict[str, Any]]
@@ -44,6 +44,7 @@ def train(
     ------
     TrainingError: too few outcomes (at least 50 scored queries and two arms with five answers each), scores that are
         all equal, outcomes that break their contract, or an unknown router.
+    ArtifactError: the version cannot be stored, or not be loaded again.
     """
     require_distinct(outcomes)
     told("judging on held-out queries", 0.2)
@@ -65,6 +66,8 @@ def train(
         evidence["off_policy"] = judged
     told("publishing", 0.9)
     manifest = artifacts.publish(KIND, router, final.arrays(), final.meta(), evidence)
+    # What cannot be loaded again must not become anybody's candidate.
+    load_router(artifacts.load(KIND, manifest.version), outcomes.encoder)
     if deploy:
         artifacts.deploy(KIND, manifest.version)
     return manifest

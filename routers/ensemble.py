@@ -12,11 +12,13 @@ and the choice at preference 1 is the best single arm.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf, isinf
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.features import FEATURE_SET
 from routers.cost_scale import CostScale
 from routers.ensemble_fit import fitted
 from routers.ensemble_forest import Forest
@@ -133,8 +135,9 @@ class EnsembleRouter:
             "encoder": self.encoder,
             "depth": self.forest.depth,
             "single": self.single,
-            "margin": self.margin,
+            "margin": None if isinf(self.margin) else self.margin,
             "cost_scale": self.cost_scale.to_meta(),
+            "feature_set": FEATURE_SET,
         }
 
     @classmethod
@@ -151,5 +154,5 @@ class EnsembleRouter:
             Prediction(*(arrays[f"overall_{name}"] for name in Prediction._fields)),
             arrays["spread"],
             int(meta["single"]),
-            float(meta["margin"]),
+            inf if meta["margin"] is None else float(meta["margin"]),
         )

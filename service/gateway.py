@@ -71,6 +71,7 @@ class Gateway:
         self._taking_in = asyncio.Lock()
         self._score_sources: dict[str, tuple[str, ...] | None] = {}
         self._failed_trial: Trial | None = None
+        self._told: str | None = None
         self.worker = WorkerProcess(config, self.jobs, environ)
         self._worker_watcher: asyncio.Task[None] | None = None
         self._template_store: TemplateStore | None = None
@@ -179,7 +180,13 @@ class Gateway:
                 changed |= await self._take_in_champion()
                 changed |= await self._take_in_trial()
             except ArtifactError as error:
-                logger.error("the deployed router cannot be loaded, %s goes on serving: %s", self.serving.router, error)
+                if str(error) != self._told:
+                    logger.error(
+                        "the deployed router cannot be loaded, %s goes on serving: %s", self.serving.router, error
+                    )
+                self._told = str(error)
+            else:
+                self._told = None
             try:
                 changed |= await self._take_in_templates()
             except TemplateStoreError as error:

@@ -86,7 +86,7 @@ def test_too_few_outcomes_are_refused_with_the_number_that_is_needed(tmp_path: P
     lonely[:, 1:] = np.nan
     with pytest.raises(TrainingError, match=r"1 arms have .* at least 2 are needed .*exploration"):
         train(replace(outcomes, quality=lonely), artifacts=Artifacts(tmp_path))
-    with pytest.raises(TrainingError, match="no router is called oracle; there are cluster, knn, prior"):
+    with pytest.raises(TrainingError, match=r"no router is called oracle; there are .*cluster"):
         train(outcomes, "oracle", artifacts=Artifacts(tmp_path))
     assert Artifacts(tmp_path).versions(KIND) == []
 
