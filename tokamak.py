@@ -116,12 +116,14 @@ def config_schema() -> None:
 
 
 def _mount_offline(target: typer.Typer) -> None:
+    from offline.calibrate_command import calibrate_command
     from offline.commands import deploy_command, evaluate_command, train_command
     from offline.template_commands import templates_app
 
     target.command("train")(train_command)
     target.command("evaluate")(evaluate_command)
     target.command("deploy")(deploy_command)
+    target.command("calibrate")(calibrate_command)
     target.add_typer(templates_app, name="templates")
 
 
@@ -158,7 +160,7 @@ def _mount_demo(target: typer.Typer) -> None:
 
 
 _GROUPS: tuple[tuple[tuple[str, ...], Callable[[typer.Typer], None]], ...] = (
-    (("train", "evaluate", "deploy", "templates"), _mount_offline),
+    (("train", "evaluate", "deploy", "calibrate", "templates"), _mount_offline),
     (("worker", "rollout", "jobs"), _mount_rollouts),
     (("onboard", "drift"), _mount_arms),
     (("log",), _mount_log),

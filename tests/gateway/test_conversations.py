@@ -37,9 +37,9 @@ def live(_live: Fleet) -> Fleet:
     return _live
 
 
-def opened(live: Fleet, question: str, **fields: Any) -> list[dict[str, Any]]:
+def opened(live: Fleet, question: str, **fields: Any) -> list[Any]:
     """A conversation whose first turn the large model answered, because only it was allowed then."""
-    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}]
+    messages: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}]
     response = live.chat(messages=messages, routing={"models": ["large"]}, **fields)
     assert response.headers["x-tokamak-model"] == "large"
     live.record_of(response)
@@ -59,7 +59,7 @@ def test_six_turns_without_a_downgrade(live: Fleet, fields: dict[str, Any]) -> N
         reply = live.client.chat.completions.create(
             model="auto",
             messages=messages,
-            extra_body={"routing": {"explain": True}, **fields},  # type: ignore[arg-type]
+            extra_body={"routing": {"explain": True}, **fields},
         )
         route = reply.model_extra["route"] if reply.model_extra else {}
         assert (route["arm"], route["affinity"], route["previous_arm"]) == ("large", "retain", "large")
@@ -144,5 +144,5 @@ def test_keys_do_not_share_conversations(tmp_path: Path) -> None:
                routes={"auto": {"preference": 0.2}}) as live:  # fmt: skip
         messages = [*opened(live, QUESTION), {"role": "user", "content": "again"}]
         other = openai.OpenAI(base_url=live.gateway.url, api_key="sk-two", max_retries=0)
-        assert other.chat.completions.create(model="auto", messages=messages).model == "tiny"  # type: ignore[arg-type]
+        assert other.chat.completions.create(model="auto", messages=messages).model == "tiny"
         assert live.chat(messages=messages).headers["x-tokamak-model"] == "large"

@@ -13,7 +13,7 @@ from routers.pacer import DAY_S, Pacer, cumulative
 from routers.policy import Terms, decide
 from routers.protocol import Prediction
 
-F64 = NDArray[np.float64]
+Arms = NDArray[np.intp]
 SHAPE = (1, 1, 1, 1, 1, 1, 2, 4, 9, 14, 15, 13, 8, 12, 14, 14, 12, 8, 5, 4, 3, 2, 1, 1)
 COSTS = np.array([0.0002, 0.002, 0.02])
 REQUESTS = 20_000
@@ -35,12 +35,12 @@ class Day:
         self.cost = COSTS * rng.lognormal(0.0, 0.4, (requests, 1))
         self.real = self.cost * rng.lognormal(-0.045, 0.3, (requests, 3))
 
-    def value(self, arms: F64) -> tuple[float, float]:
+    def value(self, arms: Arms) -> tuple[float, float]:
         """Mean quality and USD of the choice of an arm per request."""
         rows = np.arange(len(arms))
         return float(self.quality[rows, arms].mean()), float(self.real[rows, arms].sum())
 
-    def paced(self, pacer: Pacer, day: int = 0) -> tuple[F64, float]:
+    def paced(self, pacer: Pacer, day: int = 0) -> tuple[Arms, float]:
         """The arms that the policy chose, -1 where nothing was left, and the USD that they cost."""
         arms, spent = np.zeros(len(self.times), dtype=np.intp), 0.0
         scale = CostScale(0.0, 0.03)
