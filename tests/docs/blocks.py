@@ -12,6 +12,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHOWN = frozenset({"", "text"})
 """Blocks that show what is printed or stored; there is nothing to run in them."""
 DEFAULT_ADDRESS = "127.0.0.1:8400"
+DEFAULT_ADMIN = "127.0.0.1:8401"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +35,14 @@ def blocks_of(page: Path) -> list[Block]:
     return [Block(page, text.count("\n", 0, found.start()) + 1, found[1], found[2]) for found in FENCE.finditer(text)]
 
 
-def runnable(command: str, address: str) -> str:
-    """A shell block as it is run in a test: the live gateway's address, and dry runs of what installs or serves.
+def runnable(command: str, address: str, admin: str = DEFAULT_ADMIN) -> str:
+    """A shell block as it is run in a test: the live gateway's addresses, and dry runs of what installs or serves.
 
     `make TARGET` becomes `make -n TARGET` (the target must exist and its recipe be well formed) in the checkout, and
     `docker compose up` becomes a check of the compose file.
     """
-    lines = [_runnable_line(line) for line in command.replace(DEFAULT_ADDRESS, address).splitlines()]
+    there = command.replace(DEFAULT_ADDRESS, address).replace(DEFAULT_ADMIN, admin)
+    lines = [_runnable_line(line) for line in there.splitlines()]
     return "\n".join(lines)
 
 

@@ -34,6 +34,7 @@ class World:
 
     folder: Path
     address: str
+    admin: str
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 assert live.post("/v1/feedback", told).status_code == 200
             live.chat("auto", messages=[{"role": "user", "content": question}])
         write_answers(folder / "answers.parquet")
-        yield World(folder, live.gateway.root.removeprefix("http://"))
+        addresses = (url.removeprefix("http://") for url in (live.gateway.root, live.gateway.admin_url))
+        yield World(folder, *addresses)
 
 
 def write_answers(path: Path) -> None:
@@ -67,7 +69,10 @@ def write_answers(path: Path) -> None:
 
 def run(command: list[str], world: World, block: Block) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environ = {**os.environ, **KEYS, "PATH": path, "TOKAMAK_DATA_DIR": str(world.folder / "tokamak-data")}
+    environ = {
+        **os.environ, **KEYS, "PATH": path, "TOKAMAK_DATA_DIR": str(world.folder / "tokamak-data"),
+        "TOKAMAK_ADMIN_URL": f"http://{world.admin}",
+    }  # fmt: skip
     done = subprocess.run(
         command, cwd=world.folder, env=environ, capture_output=True, text=True, timeout=120, check=False
     )
@@ -83,7 +88,7 @@ def test_every_block_of_a_page_runs(page: Path, world: World) -> None:
             program += block.code.replace("127.0.0.1:8400", world.address) + "\n"
             run([sys.executable, "-c", program], world, block)
         elif block.language in ("bash", "sh"):
-            run(["bash", "-euo", "pipefail", "-c", runnable(block.code, world.address)], world, block)
+            run(["bash", "-euo", "pipefail", "-c", runnable(block.code, world.address, world.admin)], world, block)
         elif block.language == "yaml":
             check_config(block)
         elif block.language == "json":

@@ -16,8 +16,10 @@ import httpx
 import openai
 import orjson
 import uvicorn
+import uvloop
 
 from registry.config import Config
+from service.admin import admin_application
 from service.app import create_app
 from tests.upstream import ScriptedUpstream
 from traffic.log import TrafficLog, open_log
@@ -57,14 +59,30 @@ class Gateway:
         self.port: int = self._socket.getsockname()[1]
         self.root = f"http://127.0.0.1:{self.port}"
         self.url = f"{self.root}/v1"
+        app = create_app(config, environ)
         settings = uvicorn.Config(
-            create_app(config, environ), loop="uvloop", http="httptools", lifespan="on", log_level="warning",
+            app, loop="uvloop", http="httptools", lifespan="on", log_level="warning",
             access_log=False, timeout_graceful_shutdown=5,
         )  # fmt: skip
         self._server = uvicorn.Server(settings)
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
+        self._admin_socket = socket.create_server(("127.0.0.1", 0))
+        self.admin_url = f"http://127.0.0.1:{self._admin_socket.getsockname()[1]}"
+        admin_app = admin_application(app.gateway, {} if environ is None else environ)
+        self._admin = uvicorn.Server(uvicorn.Config(admin_app, lifespan="off", log_level="warning", access_log=False))
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._reader: TrafficLog | None = None
         self.since = 0.0
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        """Both ports in one event loop, until the data port is told to stop."""
+        admin = asyncio.create_task(self._admin.serve([self._admin_socket]))
+        await self._server.serve([self._socket])
+        self._admin.should_exit = True
+        await admin
 
     def __enter__(self) -> Self:
         self._thread.start()
