@@ -65,7 +65,7 @@ def test_traffic_trains_a_router_that_is_proven_promoted_and_rolled_back(tmp_pat
         assert share_right(before) == pytest.approx(0.5, abs=0.05)
         live.traffic(EXPLORED, exploration=1.0)
 
-        job = live.trained(router="cluster", preference=1.0)
+        job = live.trained(preference=1.0)
         assert job["state"] == "succeeded", job
         version = job["result"]["version"]
         found = live.admin.get(f"/admin/routers/{version}").json()
