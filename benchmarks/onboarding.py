@@ -141,8 +141,8 @@ def shares(sums: Sequence[Sums], draws: int = DRAWS) -> Row:
 def measure(
     pools: Sequence[str] = POOLS, seeds: int = 3, router: str = "cluster", *, curve: bool = True, rules: bool = True
 ) -> Iterator[Row]:
-    """One row per pool, rule and number of probes. Without `curve` and `rules`: the house's rule with 64 probes."""
-    arms = [(rule, PROBES) for rule in (RULES if rules else ("balanced",))]
+    """One row per pool, rule and number of probes. Without `curve` and `rules`: 64 probes, random and the house's."""
+    arms = [(rule, PROBES) for rule in (RULES if rules else ("random", "balanced"))]
     arms += [(rule, count) for rule in ("random", "balanced") for count in COUNTS if curve and count != PROBES]
     for pool in pools:
         outcomes = read(pool)
@@ -163,6 +163,8 @@ def bar_of(rows: Sequence[Row]) -> dict[str, float]:
     bar: dict[str, float] = {}
     for rule, suffix in (("balanced", ""), ("random", "_random")):
         same = [row for row in rows if row["rule"] == rule and row["probes"] == PROBES]
+        if not same:
+            continue
         for name, key in (("gain", "onboarding_share_64"), ("added", "onboarding_added_share_64")):
             bottom, top = (fmean(row[f"{name}_{part}"] for row in same) for part in ("full", "onboarded"))
             bar[f"{key}{suffix}"] = top / bottom

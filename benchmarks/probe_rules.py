@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routers.kmeans import centroids
-from routers.onboarded import LEVEL, PLACE, SHARPNESS
+from routers.onboarded import LEVEL, PLACES, SHARPNESS
 from routers.probes import choose_probes, expected
 from routers.protocol import Outcomes, Router
 
@@ -86,7 +86,7 @@ def _greedy(
     rows = _some(outcomes, seed)
     hopes, vectors = expected(outcomes, router), outcomes.vectors[rows]
     profile, noise = hopes.profile[rows], hopes.spread[rows]
-    cross = profile @ profile.T / profile.shape[1] + LEVEL + PLACE * np.exp(SHARPNESS * (vectors @ vectors.T - 1.0))
+    cross = profile @ profile.T / profile.shape[1] + LEVEL + PLACES[0] * np.exp(SHARPNESS * (vectors @ vectors.T - 1.0))
     chosen: list[int] = []
     for _ in range(count):
         gains = worth(np.diag(cross), cross, noise)

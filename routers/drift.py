@@ -37,6 +37,7 @@ BETS = (0.02, 0.04, 0.08, 0.16, 0.32, 0.6)
 the largest the factors stay positive, since no residual is further than 2 + tolerance from the reference."""
 
 F64 = NDArray[np.float64]
+Residuals = Sequence[float] | F64
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class Detector:
         return self.evidence >= self.run_length
 
 
-def reference_of(residuals: Sequence[float], tolerance: float = TOLERANCE) -> Reference:
+def reference_of(residuals: Residuals, tolerance: float = TOLERANCE) -> Reference:
     """The reference that residuals give, with the tolerance widened by its standard error.
 
     Raises
@@ -106,7 +107,7 @@ def reference_of(residuals: Sequence[float], tolerance: float = TOLERANCE) -> Re
     return Reference(float(values.mean()), variance, len(values), wide)
 
 
-def find_change(residuals: Sequence[float], reference: Reference, run_length: float = RUN_LENGTH) -> Change | None:
+def find_change(residuals: Residuals, reference: Reference, run_length: float = RUN_LENGTH) -> Change | None:
     """The first change in the residuals that come after the reference, oldest first; None if there is no alarm."""
     detector = Detector(reference, run_length)
     for position, residual in enumerate(residuals):
@@ -118,13 +119,13 @@ def find_change(residuals: Sequence[float], reference: Reference, run_length: fl
 def located(residuals: F64, alarm: int, reference: Reference) -> Change:
     """Where the change behind an alarm began, and its size, from all residuals up to the last.
 
-    The start is the maximum likelihood estimate for a change of mean under equal variance, from the residuals up to the
-    alarm; the size is estimated from everything after it.
+    The start is the maximum likelihood estimate, at or before the alarm, for a lasting change of mean under equal
+    variance. Right after the alarm it rests on little; it gets better with every answer.
     """
-    until_alarm = residuals[: alarm + 1] - reference.mean
-    after = np.cumsum(until_alarm[::-1])[::-1]
-    counts = np.arange(len(until_alarm), 0, -1)
-    start = int(np.argmax(after**2 / counts))
+    away = residuals - reference.mean
+    after = np.cumsum(away[::-1])[::-1]
+    counts = np.arange(len(away), 0, -1)
+    start = int(np.argmax((after**2 / counts)[: alarm + 1]))
     changed = residuals[start:]
     spread = float(changed.var(ddof=1)) if len(changed) > 1 else reference.variance
     half = 1.96 * math.sqrt(spread / len(changed) + reference.variance / reference.count)
@@ -132,7 +133,7 @@ def located(residuals: F64, alarm: int, reference: Reference) -> Change:
     return Change(alarm, start, effect, effect - half, effect + half)
 
 
-def split_reference(residuals: Sequence[float], most: int = REFERENCE) -> int:
+def split_reference(residuals: Residuals, most: int = REFERENCE) -> int:
     """How many of the first residuals are the reference: at most `most`, and at most half of what there is, but 200.
 
     Raises

@@ -3,11 +3,12 @@
 A new arm's quality is a Gaussian process whose prior the known arms set: its mean is their mean, and two queries are as
 alike for the new arm as the known arms' deviations from that mean are,
 
-    cov(q, q') = mean over the known arms of dev(q) dev(q')  +  LEVEL  +  PLACE * exp(SHARPNESS * (cosine - 1)),
+    cov(q, q') = mean over the known arms of dev(q) dev(q')  +  LEVEL  +  place * exp(SHARPNESS * (cosine - 1)),
 
-so with few probes a new arm is a shrunk combination of known ones, plus an offset of its own where its answers say so.
-The posterior compiles to one product of a matrix and a vector per new arm. Each new arm leans on the base router's arms
-alone, so the order in which arms are taken in changes nothing.
+where `place`, how much it differs by topic from every combination of known arms, is the one of three that makes its
+answers likeliest, the smallest being likeliest beforehand. So with few probes a new arm is a shrunk combination of
+known ones, plus an offset of its own where its answers say so. The posterior compiles to one product of a matrix and a
+vector per new arm. Each leans on the base router's arms alone, so the order in which they are taken in changes nothing.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from routers.probes import Expected, choose_probes, expected
 from routers.protocol import F32, Outcomes, Prediction, Router, TrainingError
 from routers.rows import prepared
 
-LEVEL = 0.001
+LEVEL = 0.005
 """Variance of a new arm's offset on all queries alike, beside what the known arms differ by."""
-PLACE, SHARPNESS = 0.01, 5.0
-"""Variance of its offset on queries alike in meaning, and how fast that likeness falls with the angle."""
+PLACES, SHARPNESS = (0.003, 0.03, 0.1), 5.0
+"""Variances that its offset on queries alike in meaning may have, and how fast that likeness falls with the angle."""
+ODDS = 1.0
+"""Each of the larger variances is by a factor of e less likely beforehand than the one before."""
 MIN_SCORED = 8
 MOST_PROBES = 512
 """More scored probes than this are thinned: a router that has more is to be trained again."""
@@ -52,6 +55,7 @@ class NewArm:
     `profile` [K, n] (already divided by K), `vectors` [d, n] (already times SHARPNESS), `answers` [n] and `solve`
     [n, n]: mean and variance are linear and quadratic in the covariances with the probes. `cost_usd`, `latency_s`: of a
     query on which the base's arms cost and take what they do on average; NaN if not known.
+    `place` is the variance that was chosen.
     """
 
     arm: str
@@ -59,14 +63,15 @@ class NewArm:
     vectors: F32
     answers: F32
     solve: F32
+    place: float
     cost_usd: float
     latency_s: float
 
     def quality(self, mean: F32, away: F32, own: F32, vectors: F32) -> tuple[F32, F32]:
-        """Posterior mean and variance, [n] each. `mean` [n] and `away` [n, K] are the base's, `own` [n] the prior's."""
+        """Posterior mean and variance, [n] each; `mean` [n], `away` [n, K] and variance `own` [n] are the base's."""
         near = np.exp(vectors @ self.vectors - SHARPNESS)
-        alike = away @ self.profile + PLACE * near + LEVEL
-        variance = own - np.einsum("ij,ij->i", alike @ self.solve, alike)
+        alike = away @ self.profile + np.float32(self.place) * near + np.float32(LEVEL)
+        variance = own + np.float32(self.place + LEVEL) - np.einsum("ij,ij->i", alike @ self.solve, alike)
         return mean + alike @ self.answers, np.maximum(variance, LEAST_VARIANCE)
 
 
@@ -125,7 +130,7 @@ class OnboardedRouter:
             return known if self._in_order else Prediction(*(column[:, self._order] for column in known))
         mean = known.quality.mean(axis=1)
         away = known.quality - mean[:, None]
-        own = (away * away).mean(axis=1) + (LEVEL + PLACE)
+        own = (away * away).mean(axis=1)
         lengths = [
             lengthening(column, usual)
             for column, usual in zip((known.cost_usd, known.latency_s), self._usual, strict=True)
@@ -145,7 +150,7 @@ class OnboardedRouter:
         arrays = {f"base.{name}": array for name, array in self.base.arrays().items()}
         for number, arm in enumerate(self.new):
             held = {"profile": arm.profile, "vectors": arm.vectors, "answers": arm.answers, "solve": arm.solve}
-            scale = np.array([arm.cost_usd, arm.latency_s], dtype=np.float64)
+            scale = np.array([arm.place, arm.cost_usd, arm.latency_s], dtype=np.float64)
             arrays |= {f"new{number}.{name}": array for name, array in (held | {"scale": scale}).items()}
         return arrays
 
@@ -202,8 +207,8 @@ def new_arm(base: Router, arm: str, outcomes: Outcomes, rows: NDArray[np.intp], 
     asked = np.flatnonzero(~np.isnan(quality))
     at = rows[asked]
     vectors = outcomes.vectors[at].astype(np.float64)
-    covariance = _covariance(Expected(*(column[at] for column in hopes)), vectors)
-    solve = np.linalg.inv(covariance + np.diag(hopes.spread[at]))
+    surprise = quality[asked] - hopes.mean[at]
+    place, solve = _likeliest(Expected(*(column[at] for column in hopes)), vectors, surprise)
     predicted = base.predict_batch(
         outcomes.vectors[rows],
         None if outcomes.features is None else outcomes.features[rows],
@@ -214,16 +219,28 @@ def new_arm(base: Router, arm: str, outcomes: Outcomes, rows: NDArray[np.intp], 
         arm,
         profile=_f32(hopes.profile[at].T / len(base.arms)),
         vectors=_f32(SHARPNESS * vectors.T),
-        answers=_f32(solve @ (quality[asked] - hopes.mean[at])),
+        answers=_f32(solve @ surprise),
         solve=_f32(0.5 * (solve + solve.T)),
+        place=place,
         cost_usd=_per_usual(results.cost_usd, lengthening(predicted.cost_usd, typical.cost_usd)),
         latency_s=_per_usual(results.latency_s, lengthening(predicted.latency_s, typical.latency_s)),
     )
 
 
-def _covariance(hopes: Expected, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    alike = hopes.profile @ hopes.profile.T / hopes.profile.shape[1]
-    return np.asarray(alike + LEVEL + PLACE * np.exp(SHARPNESS * (vectors @ vectors.T - 1.0)))
+def _likeliest(
+    hopes: Expected, vectors: NDArray[np.float64], surprise: NDArray[np.float64]
+) -> tuple[float, NDArray[np.float64]]:
+    """The variance by place that makes the surprises [n] likeliest, and the inverse of their covariance then."""
+    shared = hopes.profile @ hopes.profile.T / hopes.profile.shape[1] + LEVEL + np.diag(hopes.spread)
+    near = np.exp(SHARPNESS * (vectors @ vectors.T - 1.0))
+    candidates = []
+    for step, place in enumerate(PLACES):
+        covariance = shared + place * near
+        solve = np.linalg.inv(covariance)
+        _, size = np.linalg.slogdet(covariance)
+        candidates.append((-0.5 * (surprise @ solve @ surprise + size) - ODDS * step, place, solve))
+    _, place, solve = max(candidates, key=lambda candidate: candidate[0])
+    return place, np.asarray(solve)
 
 
 def lengthening(predicted: F32, usual: F32) -> F32:
@@ -266,8 +283,8 @@ def _f32(array: NDArray[np.float64]) -> F32:
 
 
 def _stored(arm: str, arrays: Mapping[str, NDArray[Any]]) -> NewArm:
-    cost, latency = arrays["scale"].tolist()
-    return NewArm(arm, arrays["profile"], arrays["vectors"], arrays["answers"], arrays["solve"], cost, latency)
+    place, cost, latency = arrays["scale"].tolist()
+    return NewArm(arm, arrays["profile"], arrays["vectors"], arrays["answers"], arrays["solve"], place, cost, latency)
 
 
 def _below(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from routers.kmeans import centroids
 from routers.protocol import F32, Outcomes, Router, TrainingError
+from routers.rows import subset
 
 PROBES = 64
 GROUPS = 8
@@ -91,17 +92,20 @@ def choose_probes(
     """
     if count < 1:
         raise TrainingError(f"at least one probe must be asked, got {count}")
-    rows = np.arange(len(outcomes.query_ids)) if among is None else np.flatnonzero(among)
+    ids = outcomes.query_ids
+    # Sums depend on the order of what is summed, in their last digits: everything is computed in the order of the ids.
+    by_id = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.intp)
+    rows = np.arange(len(ids)) if among is None else np.flatnonzero(among[by_id])
     if not len(rows):
         raise TrainingError("no query can be asked of the new model: score some answers, or give a file of them, first")
-    ids = outcomes.query_ids
-    rows = np.array(sorted(rows.tolist(), key=ids.__getitem__), dtype=np.intp)
     if len(rows) <= count:
-        return np.sort(rows)
-    hopes = expected(outcomes, router)
-    favoured = _favoured(predictions(outcomes, router)[rows], seed)
+        return np.sort(by_id[rows])
+    ordered = subset(outcomes, by_id)
+    hopes = expected(ordered, router)
+    favoured = _favoured(predictions(ordered, router)[rows], seed)
     order = rows[np.lexsort((hopes.mean[rows], favoured))]
-    return np.sort(order[_even_steps(np.sqrt(hopes.spread[order]), count, np.random.default_rng(seed).random())])
+    taken = _even_steps(np.sqrt(hopes.spread[order]), count, np.random.default_rng(seed).random())
+    return np.sort(by_id[order[taken]])
 
 
 def _scores(outcomes: Outcomes, arms: tuple[str, ...]) -> F64:
