@@ -119,11 +119,12 @@ def write_training_rows(log: TrafficLog, out: Path, since: float = 0.0, until: f
 def training_row(record: Interaction, said: list[tuple[str, float]]) -> dict[str, Any] | None:
     """A row of `TRAINING`; None for what is not stored, not complete, of no arm, or not scored.
 
-    An answer of another arm than the one that was drawn (a fallback) is left out too: no propensity is known for it.
+    An answer of another arm than the one that was drawn (a fallback) is left out too, and so is what a cascade let
+    pass: no propensity is known for it.
     """
     if not record.stored or record.outcome != "ok" or not record.query_text or record.arm is None or not said:
         return None
-    if record.decision is not None and record.decision.arm != record.arm:
+    if record.decision is not None and (record.decision.arm != record.arm or record.decision.cascade is not None):
         return None
     text = None if record.response is None else answer_text(record.response, record.stream)
     usage, decision = record.usage, record.decision

@@ -9,7 +9,10 @@ from traffic.records import Attempt, Candidate, Cascade, Decision, Feedback, Int
 VECTOR = bytes(range(256)) * 4
 
 
-def decision(arm: str = "small") -> Decision:
+CASCADE = Cascade(signal="logprob", first="small", then="large", threshold=-0.5, value=-0.2)
+
+
+def decision(arm: str = "small", cascade: Cascade | None = None) -> Decision:
     return Decision(
         id="d-1",
         route="auto",
@@ -30,7 +33,7 @@ def decision(arm: str = "small") -> Decision:
         lambda_per_usd=2.5,
         affinity="retain",
         previous_arm=arm,
-        cascade=Cascade(signal="logprob", first=arm, then="large", threshold=-0.5, value=-0.2),
+        cascade=cascade,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.traffic.conftest import RedisServer
-from tests.traffic.samples import bare, feedback, interaction, score
+from tests.traffic.samples import CASCADE, bare, decision, feedback, interaction, score
 from traffic.log import LogError, TrafficLog, open_log
 from traffic.records import Usage
 
@@ -31,13 +31,14 @@ async def test_every_field_comes_back_as_it_went_in(log: TrafficLog) -> None:
         bare(2),
         interaction(3, stream=True, outcome="aborted", usage=Usage(cached_tokens=0), response=b"data: x\n\n\xff\x00"),
         interaction(4, session="s", workload="w", error_code="deadline_exceeded", overhead_s=0.001, ttft_s=0.2),
+        interaction(5, decision=decision(cascade=CASCADE)),
     ]
     for record in records:
         log.append(record)
     await log.flush()
     assert list(log.read_interactions()) == records
     assert [await log.interaction(record.id) for record in records] == records
-    assert log.stats().written == 4
+    assert log.stats().written == 5
     assert log.stats().queue_depth == 0
 
 

@@ -14,7 +14,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 
-from tests.traffic.samples import VECTOR, bare, feedback, interaction, score
+from tests.traffic.samples import CASCADE, VECTOR, bare, decision, feedback, interaction, score
 from traffic import parquet_tables
 from traffic.export import export_jsonl, write_training_rows
 from traffic.log import LogError
@@ -41,7 +41,7 @@ def folders(place: Path) -> list[str]:
 
 async def test_a_snapshot_holds_the_window_and_its_manifest_counts_it(log: SqliteLog, tmp_path: Path) -> None:
     for number in range(20):
-        log.append(interaction(number))
+        log.append(interaction(number, decision=decision(cascade=CASCADE)))
         log.append(score(number))
         log.append(feedback(number, value=number % 2 == 0, tags={"a": "b"}))
     await log.flush()
@@ -235,12 +235,13 @@ async def test_training_rows_are_the_scored_answers_and_nothing_else(log: Sqlite
     log.append(routed(4))
     for number, changes in (
         (5, {"outcome": "aborted"}), (6, {"stored": False}), (7, {"arm": "large"}), (8, {"query_text": None}),
+        (9, {"decision": decision(cascade=CASCADE)}),
     ):  # fmt: skip
         log.append(routed(number, **changes))
         log.append(score(number))
     await log.flush()
     done = write_training_rows(log, tmp_path / "train.parquet")
-    assert (done.written, done.left_out) == (3, 5)
+    assert (done.written, done.left_out) == (3, 6)
     read = pyarrow.parquet.read_table(tmp_path / "train.parquet").to_pylist()
     assert [(r["query_id"], r["score"], r["score_kind"]) for r in read] == [
         ("chatcmpl-000001", 0.75, "exact_match+judge"),
