@@ -27,9 +27,15 @@ class Cap:
 
 
 UNCAPPED: Final = Cap()
+LISTS: Final = ("routers.catalogue", "benchmarks.routing_lab.contenders")
+PEERS: Final = "benchmarks.routing_lab.peers"
+"""Modules that name contenders: a new name among them changes nobody else's results."""
 APART: Final = ("prior", "onboarded")
 """Not rows of their own: the best single arm is a ruler, and `onboarded` is another router that was given new arms."""
-CAPS: Final[dict[str, Cap]] = {}
+CAPS: Final[dict[str, Cap]] = {
+    "bert": Cap(seeds=1, train_queries=2000),
+    "published-bert": Cap(seeds=1, train_queries=2000),
+}
 """Written into the rows of these routers as `seeds` and `train_queries`, so that nobody takes them for full runs."""
 
 
@@ -56,7 +62,7 @@ class Contender:
         """A digest of the source that its results depend on."""
         modules = ["benchmarks.routing_lab.trial", "benchmarks.routing_lab.rulers", "benchmarks.routing_lab.splits"]
         modules += [] if self.router is None else [PLACES[self.router].partition(":")[0]]
-        return source_digest(modules)
+        return source_digest(modules, unread=LISTS if self.name == ROUTELLM else (*LISTS, PEERS))
 
 
 def default_router() -> str:
@@ -96,12 +102,13 @@ def _learns_labels(name: str) -> bool:
         return False
 
 
-def source_digest(modules: list[str]) -> str:
-    """A digest of the files of these modules and of all that they import of the house, at any depth."""
+def source_digest(modules: list[str], unread: tuple[str, ...] = ()) -> str:
+    """A digest of the files of these modules and of all that they import of the house, at any depth but `unread`."""
     files: set[Path] = set()
     waiting = list(modules)
     while waiting:
-        path = _file_of(waiting.pop())
+        module = waiting.pop()
+        path = None if module in unread else _file_of(module)
         if path is None or path in files:
             continue
         files.add(path)
@@ -117,9 +124,8 @@ def source_digest(modules: list[str]) -> str:
 
 
 def _file_of(module: str) -> Path | None:
-    """The file of a module that results can depend on; None of anybody else's, and of the catalogue of all routers."""
-    parts = module.split(".")
-    if parts[0] not in ("routers", "benchmarks", "offline") or module == "routers.catalogue":
+    """The file of a module of the house that results can depend on; None of anybody else's."""
+    if module.split(".")[0] not in ("routers", "benchmarks", "offline"):
         return None
     try:
         spec = find_spec(module)

@@ -66,7 +66,10 @@ def _headline(rows: Sequence[Row], pools: Sequence[str], kind: str, ours: str) -
         named = {row["router"]: row for row in rows if row["pool"] == pool and row["split"] == kind}
         if ours not in named:
             continue
-        mine, published = named[ours], next((row for row in named.values() if row.get("best_published")), None)
+        mine = named[ours]
+        published, other = (
+            next((row for row in named.values() if row.get(mark)), None) for mark in ("best_published", "best_other")
+        )
         lines.append(
             [
                 f"{pool}, {mine['arms']} models",
@@ -77,11 +80,12 @@ def _headline(rows: Sequence[Row], pools: Sequence[str], kind: str, ours: str) -
                 number(mine, "gap_closed", ".1%"),
                 points(mine, "gain_best_single"),
                 points(mine, "gain_best_published"),
+                "" if other is None else f"{points(mine, 'gain_best_other')} ({other['router']})",
                 number(mine, "ece", ".3f"),
             ]
         )
     heads = ("pool", "best single", "best published", "ours", "oracle", "gap closed", "over best single, points",
-             "over best published, points", "ECE")  # fmt: skip
+             "over best published, points", "over the best of our other routers, points", "ECE")  # fmt: skip
     return _table(heads, lines)
 
 
