@@ -19,7 +19,9 @@ _NUMBER = re.compile(r"[-+]?\$?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?%?")
 _LETTER = re.compile(r"\(?([A-J])\)?[.:)]?")
 _STATED_LETTERS = (
     re.compile(r"\\boxed\{\s*(?:\\text\{)?\(?([A-J])\)?\}?\s*\}"),
-    re.compile(r"(?i:answer|choice|option)(?i:\s+is)?\s*:?\s*\**\s*\(?([A-J])\)?(?![\w'’])"),
+    re.compile(r"(?i:answer)(?i:\s+is)?\s*:?\s*\**\s*\(?([A-J])\)?(?![\w'’])"),
+    re.compile(r"^\s*\**\(?([A-J])[).:,](?!\s*(?:and|or)\b)"),
+    re.compile(r"(?i:choice|option)(?i:\s+is|\s*:)\s*:?\s*\**\s*\(?([A-J])\)?(?![\w'’])"),
 )
 _PARENTHESISED = re.compile(r"\(([A-J])\)")
 _STATED = re.compile(r"(?:####|final answer(?:\s+is)?\s*:?|(?:the )?answer(?:\s+is)?\s*:|(?:the )?answer is)\s*", re.I)
@@ -56,7 +58,7 @@ def check(answer: str, reference: str, kind: str | None = None) -> float:
 
 
 def chosen_letter(answer: str) -> str | None:
-    """The option that an answer chooses: alone, boxed, said to be the answer, or the only one in parentheses."""
+    """The option that an answer chooses: alone, boxed, called the answer, put first, or the only one in parentheses."""
     alone = _LETTER.fullmatch(answer.strip().strip("*"))
     if alone:
         return alone[1]
@@ -65,10 +67,7 @@ def chosen_letter(answer: str) -> str | None:
         if stated:
             return str(stated[-1])
     named = set(_PARENTHESISED.findall(answer))
-    if len(named) == 1:
-        return str(named.pop())
-    first = _LETTER.match(answer.strip())
-    return first[1] if first and first[0][-1] in ".:)" else None
+    return str(named.pop()) if len(named) == 1 else None
 
 
 def final_number(answer: str) -> Decimal | None:

@@ -22,6 +22,8 @@ from routers.drift import BETS, Detector, Reference, find_change, located, refer
 from routers.prior import PriorRouter
 from routers.protocol import Prediction, TrainingError
 from tests.offline_routers.interactions import ENCODER, HashEncoder, interaction, score, written
+from traffic.log import open_log
+from traffic.records import Feedback, Interaction, Score
 
 F64 = NDArray[np.float64]
 
@@ -142,13 +144,13 @@ def deployed(data_dir: Path) -> str:
 async def drifting_log(folder: Path) -> None:
     """1,500 scored answers of each arm; `good` gets 20 points worse after its first 900."""
     rng = np.random.default_rng(3)
-    records: list[object] = []
+    records: list[Interaction | Feedback | Score] = []
     for number in range(3000):
         arm = ("good", "steady")[number % 2]
         quality = 0.6 if arm == "good" and number >= 1800 else 0.8
         records.append(interaction(number, arm, f"question {number}"))
         records.append(score(number, float(rng.random() < quality)))
-    log = await written(folder, records)  # type: ignore[arg-type]
+    log = await written(folder, records)
     await log.close()
 
 
@@ -173,8 +175,6 @@ async def test_a_changed_arm_is_found_in_the_log_and_its_past_is_left_out(
     assert good.since < good.alarm_at
     assert good.effect == pytest.approx(-0.2, abs=0.08)
     assert not steady.drifted
-    from traffic.log import open_log
-
     log = open_log(f"sqlite:///{tmp_path / 'traffic.db'}")
     whole = outcomes_from_log(log, HashEncoder())
     later = outcomes_from_log(log, HashEncoder(), since_by_arm=since_by_arm(read_drift(tmp_path)))
