@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from encoders.protocol import Encoder
 from templates_store.sanitize import sanitize, scrub
-from templates_store.template import State, Template
+from templates_store.template import Licence, State, Template
 
 
 class TemplateRejected(ValueError):
@@ -32,7 +32,10 @@ def create_template(
     tenant: str | None = None,
     task: str | None = None,
     source_models: Sequence[str] = (),
+    source_versions: Mapping[str, str] | None = None,
     interactions: Sequence[str] = (),
+    query_keys: Sequence[str] = (),
+    licence: Licence | None = None,
     created_at: float | None = None,
 ) -> Template:
     """A template for questions like `query`, found by the vector of the scrubbed query.
@@ -61,5 +64,8 @@ def create_template(
         tenant=tenant,
         task=task,
         source_models=tuple(source_models),
+        source_versions=dict(source_versions or {}),
         interactions=tuple(interactions),
+        query_keys=tuple(query_keys),
+        licence=licence,
     )

@@ -8,21 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-LAYOUT = 1
-"""Version of the file's tables. A file with a newer one is refused, not guessed at."""
+from templates_store.layout import APPLICATION_ID, LAYOUT, make, migrate
 
-_APPLICATION_ID = 0x746B7470
-
-_TABLES = (
-    "CREATE TABLE templates (id TEXT PRIMARY KEY, state TEXT NOT NULL, encoder TEXT NOT NULL, tenant TEXT,"
-    " record BLOB NOT NULL)",
-    "CREATE INDEX templates_by_state ON templates (state, encoder)",
-    "CREATE TABLE changes (version INTEGER PRIMARY KEY AUTOINCREMENT, template_id TEXT NOT NULL, event TEXT NOT NULL,"
-    " reason TEXT, at REAL NOT NULL)",
-    "CREATE INDEX changes_by_template ON changes (template_id)",
-    "CREATE TABLE builds (builder TEXT NOT NULL, query_key TEXT NOT NULL, outcome TEXT NOT NULL, detail TEXT NOT NULL,"
-    " at REAL NOT NULL, PRIMARY KEY (builder, query_key))",
-)
+_CHECKED_BYTES = 32 * 1024 * 1024
+"""Up to this size a file is checked as a whole when it is opened; a larger one is checked for its length, and each of
+its records when it is read."""
 
 
 class TemplateStoreError(RuntimeError):
@@ -58,13 +48,18 @@ class TemplateDatabase:
         with self._lock:
             self._db.close()
 
+    def relax(self) -> None:
+        """Let a crash of the machine (not of the process) undo the newest changes: for a file that is only a copy."""
+        with self.reading() as db:
+            db.execute("PRAGMA synchronous = NORMAL")
+
     def _open(self) -> None:
         with self.reading() as db:
             application, layout = (
                 db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
             )  # fmt: skip
             foreign = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
-            if foreign and application != _APPLICATION_ID:
+            if foreign and application != APPLICATION_ID:
                 raise TemplateStoreError(
                     f"{self.path} is a SQLite file of something else, not a template store; name another file"
                 )
@@ -73,17 +68,26 @@ class TemplateDatabase:
                     f"{self.path} has layout {layout}, this version knows layouts up to {LAYOUT}; "
                     "upgrade tokamak, or use another data folder"
                 )
+            self._check(db)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+        if foreign and layout == LAYOUT:
+            return
+        with self.writing() as db:
+            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+                make(db)
+            else:
+                migrate(db, int(db.execute("PRAGMA user_version").fetchone()[0]))
+
+    def _check(self, db: sqlite3.Connection) -> None:
+        pages, page_bytes = (int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "page_size"))
+        size = self.path.stat().st_size
+        if pages * page_bytes <= _CHECKED_BYTES:
             check = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if check != "ok":
                 raise self.damaged(str(check))
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-        with self.writing() as db:
-            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-                for table in _TABLES:
-                    db.execute(table)
-                db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                db.execute(f"PRAGMA user_version = {LAYOUT}")
+        elif size < pages * page_bytes and not self.path.with_name(f"{self.path.name}-wal").exists():
+            raise self.damaged(f"it has {size} bytes of {pages * page_bytes}")
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

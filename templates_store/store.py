@@ -3,28 +3,34 @@
 Every change is one row in `changes`, committed together with what it changes; the store's version is the number of the
 newest change. So the version only grows, a change that was acknowledged survives a crash (WAL, full synchronisation),
 and polling the version costs one look-up. One file may be open in several processes: the gateway reads, the command
-line writes. Templates are never deleted here, only retired.
+line writes. Templates are never deleted here, only retired. `templates_store.shared_store` is the same for replicas
+that share no disk; `templates_store.opening` opens whichever is configured.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
 import msgspec
-import numpy as np
 
-from templates_store.create import TemplateRejected, template_id
 from templates_store.database import TemplateDatabase, TemplateStoreError
-from templates_store.sanitize import sanitize
-from templates_store.template import State, Template
+from templates_store.layout import note_parents
+from templates_store.records import check_record, decode_record, decode_worth
+from templates_store.template import State, Template, Worth
 
 STORE_FILE = "templates.db"
 """Name of the store inside the service's data folder."""
+
+WORTH = "worth"
+"""The event of a change that is about what templates were seen to do, and not about one of them."""
+
+_MANY = 500
+_PAGE = 512
 
 _FROM: dict[State, frozenset[State]] = {
     "candidate": frozenset({"quarantined"}),
@@ -54,6 +60,30 @@ class BuildRecord(NamedTuple):
     query_key: str
     outcome: BuildOutcome
     detail: str
+
+
+class Entry(NamedTuple):
+    """One change that is about to be made: the template as it will be, or (for the event `worth`) the new figures."""
+
+    template_id: str
+    event: str
+    reason: str | None
+    at: float
+    template: Template | None = None
+    worth: Mapping[str, Worth] | None = None
+
+
+class VectorRow(msgspec.Struct, frozen=True):
+    """What an index needs of a template; the rest of its record is passed over."""
+
+    id: str
+    vector: bytes
+    encoder: str
+    tenant: str | None = None
+
+
+Plan = Callable[[sqlite3.Connection], list[Entry]]
+"""Reads the store inside a transaction and says what to change in it. May be called again if another was faster."""
 
 
 class TemplateStore:
@@ -95,17 +125,22 @@ class TemplateStore:
 
     def add_all(self, templates: Iterable[Template]) -> int:
         """Store several templates, all of them or (if one is rejected) none. Returns how many were new."""
-        checked = [_checked(template) for template in templates]
-        added = 0
-        with self._file.writing() as db:
-            for template in checked:
-                added += _insert(db, template)
-        return added
+        checked = {template.id: check_record(template) for template in templates}
+        return len(self._write(lambda db: _missing(db, checked)))
 
     def get(self, id_: str) -> Template | None:
+        return self.get_many([id_]).get(id_)
+
+    def get_many(self, ids: Sequence[str]) -> dict[str, Template]:
+        """The templates with these ids, by id; those that are not there are left out."""
+        found: list[tuple[bytes]] = []
         with self._file.reading() as db:
-            row = db.execute("SELECT record FROM templates WHERE id = ?", (id_,)).fetchone()
-        return None if row is None else self._decode(row[0])
+            for start in range(0, len(ids), _MANY):
+                part = ids[start : start + _MANY]
+                marks = ",".join("?" * len(part))
+                found += db.execute(f"SELECT record FROM templates WHERE id IN ({marks})", part).fetchall()
+        made = (decode_record(self._file, record) for (record,) in found)
+        return {template.id: template for template in made}
 
     def templates(
         self, *, state: State | None = None, tenant: str | None = None, encoder: str | None = None
@@ -129,21 +164,31 @@ class TemplateStore:
         ------
         TemplateStoreError: there is no such template, or that state cannot be reached from where it is.
         """
-        with self._file.writing() as db:
-            row = db.execute("SELECT record FROM templates WHERE id = ?", (id_,)).fetchone()
-            if row is None:
-                raise TemplateStoreError(
-                    f"no template has the id {id_!r}; `tokamak templates list` shows those there are"
-                )
-            template = self._decode(row[0])
-            if template.state == state:
-                return template
-            if template.state not in _FROM[state]:
-                raise TemplateStoreError(f"template {id_} is {template.state} and cannot become {state}")
-            template = msgspec.structs.replace(template, state=state)
-            self._overwrite(db, template)
-            _note(db, id_, state, reason)
-        return template
+        return self.set_states([id_], state, reason)[0]
+
+    def set_states(self, ids: Sequence[str], state: State, reason: str | None = None) -> list[Template]:
+        """Move several templates into a state, all of them or (if one cannot) none; returns them as they are then.
+
+        Raises
+        ------
+        TemplateStoreError: as `set_state`.
+        """
+        after: dict[str, Template] = {}
+
+        def plan(db: sqlite3.Connection) -> list[Entry]:
+            entries, at = [], time.time()
+            for id_ in dict.fromkeys(ids):
+                template = self._found(db, id_)
+                if template.state != state:
+                    if template.state not in _FROM[state]:
+                        raise TemplateStoreError(f"template {id_} is {template.state} and cannot become {state}")
+                    template = msgspec.structs.replace(template, state=state)
+                    entries.append(Entry(id_, state, reason, at, template))
+                after[id_] = template
+            return entries
+
+        self._write(plan)
+        return [after[id_] for id_ in ids]
 
     def retire(self, id_: str, reason: str | None = None) -> Template:
         """Take a template out of use for good. Raises TemplateStoreError if there is no such template."""
@@ -151,17 +196,40 @@ class TemplateStore:
 
     def set_vectors(self, encoder: str, vectors: Mapping[str, bytes]) -> int:
         """Give templates (by id) the vectors of another encoder, in one transaction. Returns how many there were."""
-        done = 0
-        with self._file.writing() as db:
+
+        def plan(db: sqlite3.Connection) -> list[Entry]:
+            entries, at = [], time.time()
             for id_, vector in vectors.items():
                 row = db.execute("SELECT record FROM templates WHERE id = ?", (id_,)).fetchone()
-                if row is None:
-                    continue
-                template = msgspec.structs.replace(self._decode(row[0]), encoder=encoder, vector=vector)
-                self._overwrite(db, _checked(template))
-                _note(db, id_, "embedded", encoder)
-                done += 1
-        return done
+                if row is not None:
+                    made = msgspec.structs.replace(decode_record(self._file, row[0]), encoder=encoder, vector=vector)
+                    entries.append(Entry(id_, "embedded", encoder, at, check_record(made)))
+            return entries
+
+        return len(self._write(plan))
+
+    def set_worth(self, worth: Mapping[str, Worth]) -> None:
+        """Replace what is known of the worth of these templates (by id); that of others stays. One change."""
+        if worth:
+            self._write(lambda db: [Entry("", WORTH, f"{len(worth)} templates", time.time(), worth=worth)])
+
+    def worth(self) -> dict[str, Worth]:
+        """What is known of the worth of templates, by id; those that were never measured are not in it."""
+        with self._file.reading() as db:
+            rows = db.execute("SELECT template_id, record FROM worth").fetchall()
+        return {id_: decode_worth(self._file, record) for id_, record in rows}
+
+    def made_from(self, interactions: Iterable[str]) -> list[str]:
+        """Ids of the templates, of any state, that were distilled from at least one of these interactions, sorted."""
+        wanted = list(interactions)
+        found: set[str] = set()
+        with self._file.reading() as db:
+            for start in range(0, len(wanted), _MANY):
+                part = wanted[start : start + _MANY]
+                marks = ",".join("?" * len(part))
+                rows = db.execute(f"SELECT template_id FROM parents WHERE interaction_id IN ({marks})", part)
+                found.update(id_ for (id_,) in rows)
+        return sorted(found)
 
     def history(self, id_: str) -> list[Change]:
         """Everything that happened to a template, oldest first."""
@@ -169,15 +237,63 @@ class TemplateStore:
             rows = db.execute("SELECT * FROM changes WHERE template_id = ? ORDER BY version", (id_,)).fetchall()
         return [Change(*row) for row in rows]
 
+    def changes_since(self, version: int) -> tuple[int, list[Change]]:
+        """The newest version, and every change after `version`, oldest first."""
+        with self._file.reading() as db:
+            rows = db.execute("SELECT * FROM changes WHERE version > ? ORDER BY version", (version,)).fetchall()
+        changes = [Change(*row) for row in rows]
+        return (changes[-1].version if changes else self.version()), changes
+
+    def mark(self, version: int) -> str:
+        """Names this store at that version. Empty if it has no such version: then it is another store, or an older one.
+
+        What was derived from a store can be told by it from what was derived from another, or from a restored copy.
+        """
+        with self._file.reading() as db:
+            (name,) = db.execute("SELECT value FROM origin WHERE name = 'store'").fetchone()
+            row = db.execute("SELECT template_id, at FROM changes WHERE version = ?", (version,)).fetchone()
+        if row is None:
+            return f"{name}:0" if version == 0 else ""
+        return f"{name}:{version}:{row[0]}:{row[1]!r}"
+
+    def vector_rows(self, encoder: str) -> Iterator[VectorRow]:
+        """The active templates of an encoder, a page at a time: what changes in between may or may not be in it."""
+        decoder = msgspec.msgpack.Decoder(VectorRow)
+        after = 0
+        while True:
+            with self._file.reading() as db:
+                rows = db.execute(
+                    "SELECT rowid, record FROM templates WHERE rowid > ? AND state = 'active' AND encoder = ?"
+                    " ORDER BY rowid LIMIT ?", (after, encoder, _PAGE),
+                ).fetchall()  # fmt: skip
+            for _, record in rows:
+                try:
+                    yield decoder.decode(record)
+                except msgspec.DecodeError as error:
+                    raise self._file.damaged(str(error)) from error
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1][0]
+
+    def active_elsewhere(self, encoder: str) -> int:
+        """How many active templates have vectors of another encoder, and are therefore not found."""
+        with self._file.reading() as db:
+            query = "SELECT count(*) FROM templates WHERE state = 'active' AND encoder != ?"
+            return int(db.execute(query, (encoder,)).fetchone()[0])
+
+    def reader(self) -> TemplateStore:
+        """The same store through a connection of its own, which waits for no writer of this process."""
+        return TemplateStore(self.path)
+
     def record_build(self, builder: str, record: BuildRecord, template: Template | None = None) -> bool:
         """Remember what became of a query, in one transaction with its template. Returns whether that is new."""
-        checked = None if template is None else _checked(template)
-        fresh = False
-        with self._file.writing() as db:
-            if checked is not None:
-                fresh = _insert(db, checked)
+        checked = {} if template is None else {template.id: check_record(template)}
+
+        def plan(db: sqlite3.Connection) -> list[Entry]:
             db.execute("INSERT OR REPLACE INTO builds VALUES (?, ?, ?, ?, ?)", (builder, *record, time.time()))
-        return fresh
+            return _missing(db, checked)
+
+        return bool(self._write(plan))
 
     def builds(self, builder: str) -> dict[str, BuildRecord]:
         """What became of each query that this builder has seen, by query key."""
@@ -199,52 +315,47 @@ class TemplateStore:
                 rows = db.execute(query, tuple(wanted.values())).fetchall()
             finally:
                 db.execute("COMMIT")
-        return version, [self._decode(record) for (record,) in rows]
+        return version, [decode_record(self._file, record) for (record,) in rows]
 
-    def _overwrite(self, db: sqlite3.Connection, template: Template) -> None:
-        db.execute(
-            "UPDATE templates SET state = ?, encoder = ?, record = ? WHERE id = ?",
-            (template.state, template.encoder, msgspec.msgpack.encode(template), template.id),
-        )
+    def _found(self, db: sqlite3.Connection, id_: str) -> Template:
+        row = db.execute("SELECT record FROM templates WHERE id = ?", (id_,)).fetchone()
+        if row is None:
+            raise TemplateStoreError(f"no template has the id {id_!r}; `tokamak templates list` shows those there are")
+        return decode_record(self._file, row[0])
 
-    def _decode(self, record: bytes) -> Template:
-        try:
-            template = _DECODER.decode(record)
-        except msgspec.DecodeError as error:
-            raise self._file.damaged(str(error)) from error
-        if template.id != template_id(template.query, template.text):
-            raise self._file.damaged(f"the content of template {template.id} does not match its id")
-        return template
+    def _write(self, plan: Plan) -> list[Entry]:
+        """Do what the plan says, in one transaction; returns the changes made."""
+        with self._file.writing() as db:
+            entries = plan(db)
+            write_entries(db, entries)
+        return entries
 
 
-_DECODER = msgspec.msgpack.Decoder(Template)
+def write_entries(db: sqlite3.Connection, entries: Iterable[Entry]) -> None:
+    """Make these changes inside the caller's transaction; each of them is a version."""
+    for entry in entries:
+        row = (entry.template_id, entry.event, entry.reason, entry.at)
+        db.execute("INSERT INTO changes (template_id, event, reason, at) VALUES (?, ?, ?, ?)", row)
+        if entry.template is not None:
+            place_record(db, entry.template, msgspec.msgpack.encode(entry.template))
+        for id_, worth in (entry.worth or {}).items():
+            db.execute("INSERT OR REPLACE INTO worth VALUES (?, ?)", (id_, msgspec.msgpack.encode(worth)))
 
 
-def _insert(db: sqlite3.Connection, template: Template) -> bool:
-    row = (template.id, template.state, template.encoder, template.tenant, msgspec.msgpack.encode(template))
-    fresh = db.execute("INSERT OR IGNORE INTO templates VALUES (?, ?, ?, ?, ?)", row).rowcount == 1
-    if fresh:
-        _note(db, template.id, "added", None)
-    return fresh
-
-
-def _note(db: sqlite3.Connection, id_: str, event: str, reason: str | None) -> None:
+def place_record(db: sqlite3.Connection, template: Template, record: bytes) -> None:
+    """Write a template as it is now, new or not, inside the caller's transaction. It keeps its place in the order."""
     db.execute(
-        "INSERT INTO changes (template_id, event, reason, at) VALUES (?, ?, ?, ?)", (id_, event, reason, time.time())
+        "INSERT INTO templates VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET state = excluded.state,"
+        " encoder = excluded.encoder, tenant = excluded.tenant, record = excluded.record",
+        (template.id, template.state, template.encoder, template.tenant, record),
     )
+    note_parents(db, template.id, template.interactions)
 
 
-def _checked(template: Template) -> Template:
-    """The same template. Raises TemplateRejected if it is not what a template must be."""
-    if template.id != template_id(template.query, template.text):
-        raise TemplateRejected(f"template {template.id!r}: the id is not the digest of its query and text")
-    if not template.text or template.text != sanitize(template.text):
-        raise TemplateRejected(f"template {template.id}: the text is empty or not sanitized; use create_template()")
-    if not template.query.strip():
-        raise TemplateRejected(f"template {template.id}: the query is empty")
-    if not template.vector or len(template.vector) % 4:
-        raise TemplateRejected(f"template {template.id}: the vector is not float32 ({len(template.vector)} bytes)")
-    norm = float(np.linalg.norm(np.frombuffer(template.vector, dtype="<f4")))
-    if not abs(norm - 1.0) < 1e-2:
-        raise TemplateRejected(f"template {template.id}: the vector must have unit norm, it has {norm:.4g}")
-    return template
+def _missing(db: sqlite3.Connection, templates: Mapping[str, Template]) -> list[Entry]:
+    """Additions of those templates that are not there, whatever their state."""
+    at = time.time()
+    known = {
+        id_ for id_ in templates if db.execute("SELECT 1 FROM templates WHERE id = ?", (id_,)).fetchone() is not None
+    }
+    return [Entry(id_, "added", None, at, made) for id_, made in templates.items() if id_ not in known]

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from templates_store.create import TemplateRejected, create_template, template_id
-from templates_store.database import LAYOUT, TemplateStoreError
+from templates_store.database import TemplateStoreError
+from templates_store.layout import LAYOUT
 from templates_store.store import BuildRecord, TemplateStore
 from tests.templates.words import ENCODER, PLAN, template
 
@@ -159,7 +160,7 @@ def test_a_newer_layout_is_refused(store: TemplateStore) -> None:
     store.close()
     with sqlite3.connect(store.path) as raw:
         raw.execute(f"PRAGMA user_version = {LAYOUT + 1}")
-    with pytest.raises(TemplateStoreError, match="layout 2, this version knows layouts up to 1; upgrade"):
+    with pytest.raises(TemplateStoreError, match="layout 3, this version knows layouts up to 2; upgrade"):
         TemplateStore(store.path)
 
 
