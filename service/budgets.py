@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from registry.arms import Arm
 from registry.atomic_files import LEFTOVER
 from registry.config import Config, RouteConfig
 from routers.pacer import DAY_S, Pacer
@@ -25,6 +26,8 @@ logger = logging.getLogger("tokamak.budgets")
 FILE = "budgets.json"
 OVER_DAY = "expected cost over what is left of the day's budget"
 SAVE_S = 5.0
+TYPICAL_ANSWER_TOKENS = 300
+"""What is reserved for an answer whose length nobody has predicted."""
 
 
 class Bill:
@@ -57,12 +60,12 @@ class Bill:
             pacer.reserve(expected_usd, spread_usd, now)
         self.reserved_usd = expected_usd
 
-    def settle(self, cost_usd: float | None, *, called: bool) -> None:
-        """The request is over. `called`: an upstream was asked, so an unknown cost is taken to be the expected one."""
+    def settle(self, cost_usd: float | None, *, answered: bool) -> None:
+        """The request is over. `answered`: an answer began, so an unknown cost is taken to be the expected one."""
         if self.reserved_usd is None:
             return
         if cost_usd is None:
-            cost_usd = self.reserved_usd if called else 0.0
+            cost_usd = self.reserved_usd if answered else 0.0
         now = self._budgets.clock()
         for pacer in self.pacers:
             pacer.settle(self.reserved_usd, cost_usd, now)
@@ -109,6 +112,20 @@ class Budgets:
             pacers.append((f"route {name!r}", self._routes[name]))
             cheapest &= route.when_spent == "cheapest"
         return Bill(self, pacers, cheapest and route is not None) if pacers else None
+
+    def reserved_for(self, arm: Arm, key: Key, prompt_tokens: int, answer_tokens: int | None) -> Bill | None:
+        """The bill of an arm that was asked for by name, with its estimated cost reserved.
+
+        Raises
+        ------
+        ApiError: 429, the key's budget is used up.
+        """
+        bill = self.bill(key, arm.id, None)
+        if bill is not None:
+            if bill.left_usd() <= 0.0:
+                raise bill.spent()
+            bill.reserve(arm.model.prices.cost(prompt_tokens, answer_tokens or TYPICAL_ANSWER_TOKENS) or 0.0)
+        return bill
 
     def load(self) -> None:
         """Take over what an earlier process left; what cannot be read is reported and begun anew."""

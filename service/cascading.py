@@ -8,7 +8,7 @@ several answers. Every stage is an attempt with its own usage and cost, and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,12 +19,11 @@ from registry.config import CascadeConfig
 from routers.cascade import Escalations, holds_json, matches, mean_logprob, pays
 from routers.policy import drawn
 from service.asgi import Send
-from service.backends.attempt import Opened
 from service.eligible import matches_globs
 from service.errors import ApiError
 from service.exchange import Exchange
 from service.explanation import CascadePlan, Decided
-from service.finishing import close_attempt, send_replay, send_whole
+from service.finishing import Finish, close_attempt, finishing, send_replay, send_whole
 from service.openai_api.requests import ChatRequest, ModelRequest
 from service.routing_options import RoutingOptions
 from service.wire import NOT_DECODABLE
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from service.gateway import Gateway
 
 NEVER = frozenset({"tools", "n"})
-Finish = Callable[[RoutingOptions, Send], Awaitable[None]]
 
 
 class BodyFor(Protocol):
@@ -80,8 +78,8 @@ def planned(
 
 async def answer_in_stages(
     gateway: Gateway, exchange: Exchange, decided: Decided, path: str, body_for: BodyFor
-) -> tuple[Opened | None, Finish | None]:
-    """The answer of the second stage if it was needed, else None and the way to send the first stage's.
+) -> Finish:
+    """The way to send the answer of the second stage if it was needed, else that of the first.
 
     If every later arm fails, the first answer is sent after all: it is one. Raises ApiError if there is none.
     """
@@ -93,7 +91,7 @@ async def answer_in_stages(
     plan.escalated = first is None or plan.value is None or plan.value < plan.least
     plan.escalations.note(plan.escalated)
     if first is not None and not plan.escalated:
-        return None, partial(_send_first, gateway, exchange, decided, first)
+        return partial(_send_first, gateway, exchange, decided, first)
     arm = exchange.trail.arm
     try:
         opened = await gateway.backends.open(ranking[1:], path, body_for, exchange.trail, stream=request.stream)
@@ -101,8 +99,8 @@ async def answer_in_stages(
         if first is None:
             raise
         exchange.trail.arm = arm
-        return None, partial(_send_first, gateway, exchange, decided, first)
-    return opened, None
+        return partial(_send_first, gateway, exchange, decided, first)
+    return finishing(gateway, exchange, opened, decided)
 
 
 async def _first_stage(

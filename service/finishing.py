@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,7 +24,16 @@ if TYPE_CHECKING:
 
 SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
                (b"x-accel-buffering", b"no")]  # fmt: skip
+Finish = Callable[[RoutingOptions, Send], Awaitable[None]]
+"""Sends an answer on to the client."""
 DONE = b"data: [DONE]\n\n"
+
+
+def finishing(gateway: Gateway, exchange: Exchange, opened: Opened, decided: Decided | None) -> Finish:
+    """The way to send an answer that has begun."""
+    request = exchange.request
+    assert request is not None
+    return partial(relay_stream if request.stream else finish_whole, gateway, exchange, opened, decided)
 
 
 async def finish_whole(

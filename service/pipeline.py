@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any
 from encoders.features import query_features
 from encoders.protocol import Vectors
 from registry.arms import Arm, Endpoint
+from registry.config import RouteConfig
 from routers.affinity import Turn
 from routers.policy import Choice, NoEligibleArm
 from routers.protocol import Prediction
 from service.asgi import ClientLeft, DisconnectWatch, Receive, Scope, Send, read_body, send_error
-from service.backends.attempt import Opened
 from service.budgets import OVER_DAY
-from service.cascading import Finish, answer_in_stages, planned
+from service.cascading import answer_in_stages, planned
 from service.conversations import conversation_key, turn_of
 from service.duel import duel
 from service.eligible import NO_TEMPLATE, eligible_arms, nothing_eligible
 from service.errors import ApiError
 from service.exchange import Exchange
 from service.explanation import Decided, response_headers
-from service.finishing import finish_whole, relay_stream
+from service.finishing import finishing
 from service.limits import Key
 from service.openai_api.requests import ChatRequest, ModelRequest
 from service.routing_options import RoutingOptions, routing_options
@@ -47,8 +47,8 @@ logger = logging.getLogger("tokamak.pipeline")
 
 NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 Parse = Callable[[bytes], ModelRequest]
-TYPICAL_ANSWER_TOKENS = 300
-"""What is reserved of a budget for an answer whose length nobody has predicted."""
+UNPAID = frozenset({"connect_error", "http_error"})
+"""Outcomes of calls that no provider charges for."""
 
 
 async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,38 +67,20 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
         serving = gateway.serving
         options = routing_options(request.body, exchange.headers)
         target = serving.target(request.model)
-        decided: Decided | None = None
-        if target.pinned is not None:
-            ranking = [permitted(target.pinned, key, request)]
-            reserve_pinned(gateway, target.pinned, request, key, exchange)
-            hits = await pinned_hits(gateway, serving, target.pinned, request, key, exchange)
-            exchange.route = "pinned"
-        else:
-            decided, hits = await route(gateway, serving, target, request, key, options, exchange)
-            exchange.decision = decided.record
-            exchange.route = "single" if decided.cascade is None else "cascade"
-            ranking = decided.ranking()
-            if exchange.bill is not None:
-                exchange.bill.reserve(decided.expected_usd(), decided.spread_usd())
+        ranking, hits, decided = await ranked(gateway, serving, target, request, key, options, exchange)
 
         def body_for(arm: Arm, endpoint: Endpoint, changes: Mapping[str, Any] = NO_CHANGES) -> bytes:
             exchange.template_ids = ()
             return upstream_body(request, arm, endpoint, hits, gateway.templates_max_tokens, exchange, changes)
 
         exchange.outcome = "failed"
-        send_first: Finish | None = None
-        opened: Opened | None = None
         async with asyncio.timeout(None if options.deadline_ms is None else options.deadline_ms / 1e3):
             if decided is not None and decided.cascade is not None:
-                opened, send_first = await answer_in_stages(gateway, exchange, decided, path, body_for)
+                finish = await answer_in_stages(gateway, exchange, decided, path, body_for)
             else:
                 opened = await gateway.backends.open(ranking, path, body_for, exchange.trail, stream=request.stream)
-        if opened is None:
-            assert send_first is not None
-            await send_first(options, send)
-            return
-        finish = relay_stream if request.stream else finish_whole
-        await finish(gateway, exchange, opened, decided, options, send)
+                finish = finishing(gateway, exchange, opened, decided)
+        await finish(options, send)
     except ApiError as error:
         await refuse(exchange, error, send)
     except TimeoutError:
@@ -124,6 +106,30 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
         gateway.record(exchange)
 
 
+async def ranked(
+    gateway: Gateway,
+    serving: Serving,
+    target: Target,
+    request: ModelRequest,
+    key: Key,
+    options: RoutingOptions,
+    exchange: Exchange,
+) -> tuple[list[Arm], Sequence[Hit], Decided | None]:
+    """The arms to try in order, the templates at hand, and the decision if one was taken. Draws on the budgets."""
+    if target.pinned is not None:
+        arm = permitted(target.pinned, key, request)
+        exchange.bill = gateway.budgets.reserved_for(arm, key, request.prompt_tokens, request.answer_tokens)
+        hits = await pinned_hits(gateway, serving, arm, request, key, exchange)
+        exchange.route = "pinned"
+        return [arm], hits, None
+    decided, hits = await route(gateway, serving, target, request, key, options, exchange)
+    exchange.decision = decided.record
+    exchange.route = "single" if decided.cascade is None else "cascade"
+    if exchange.bill is not None:
+        exchange.bill.reserve(decided.expected_usd(), decided.spread_usd())
+    return decided.ranking(), hits, decided
+
+
 async def route(
     gateway: Gateway,
     serving: Serving,
@@ -137,17 +143,9 @@ async def route(
     route_config = target.route
     assert route_config is not None
     champion, serving = serving, deciding(serving, request, exchange)
-    allowed, eliminated = eligible_arms(serving, route_config, request, key, options, gateway.backends.health)
-    vector = await encoded(serving, request, exchange)
-    hits: Sequence[Hit] = ()
-    thought = [index for index in allowed if serving.arms[index].way == "thought"]
-    if thought:
-        hits = gateway.find_templates(serving, vector, key)
-        if not hits:
-            eliminated.update(dict.fromkeys(thought, NO_TEMPLATE))
-            allowed = [index for index in allowed if index not in eliminated]
-    if not allowed:
-        raise nothing_eligible(serving, request, eliminated)
+    allowed, eliminated, vector, hits = await candidates(
+        gateway, serving, route_config, request, key, options, exchange
+    )
     exchange.features = features = query_features(exchange.query_text or "", request.shape(), exchange.workload())
     learned_as_asked(gateway, serving, options)
     affinity = route_config.affinity if options.affinity is None else options.affinity
@@ -187,6 +185,30 @@ async def route(
     return decided, hits
 
 
+async def candidates(
+    gateway: Gateway,
+    serving: Serving,
+    route_config: RouteConfig,
+    request: ModelRequest,
+    key: Key,
+    options: RoutingOptions,
+    exchange: Exchange,
+) -> tuple[list[int], dict[int, str], Vectors, Sequence[Hit]]:
+    """The arms that may answer, by index, why the others may not, the query's vector, and the templates for it."""
+    allowed, eliminated = eligible_arms(serving, route_config, request, key, options, gateway.backends.health)
+    vector = await encoded(serving, request, exchange)
+    hits: Sequence[Hit] = ()
+    thought = [index for index in allowed if serving.arms[index].way == "thought"]
+    if thought:
+        hits = gateway.find_templates(serving, vector, key)
+        if not hits:
+            eliminated.update(dict.fromkeys(thought, NO_TEMPLATE))
+            allowed = [index for index in allowed if index not in eliminated]
+    if not allowed:
+        raise nothing_eligible(serving, request, eliminated)
+    return allowed, eliminated, vector, hits
+
+
 def remembered(
     gateway: Gateway, target: Target, request: ModelRequest, options: RoutingOptions, exchange: Exchange
 ) -> Turn | None:
@@ -213,23 +235,13 @@ def learned_as_asked(gateway: Gateway, serving: Serving, options: RoutingOptions
         )  # fmt: skip
 
 
-def reserve_pinned(gateway: Gateway, arm: Arm, request: ModelRequest, key: Key, exchange: Exchange) -> None:
-    """Draw on the key's budget for a model that was asked for by name. Raises ApiError 429 once it is used up."""
-    exchange.bill = bill = gateway.budgets.bill(key, arm.id, None)
-    if bill is None:
-        return
-    expected = arm.model.prices.cost(request.prompt_tokens, request.answer_tokens or TYPICAL_ANSWER_TOKENS) or 0.0
-    if bill.left_usd() <= 0.0:
-        raise bill.spent()
-    bill.reserve(expected)
-
-
 def settle(gateway: Gateway, exchange: Exchange) -> None:
     """The request is over: true up its budgets, and remember the arm that its conversation had."""
     if exchange.trail.running is not None:
         end_running(exchange, "aborted")
     if exchange.bill is not None:
-        exchange.bill.settle(exchange.cost_usd, called=bool(exchange.trail.attempts))
+        answered = any(attempt.outcome not in UNPAID for attempt in exchange.trail.attempts)
+        exchange.bill.settle(exchange.cost_usd, answered=answered)
     if exchange.conversation is not None:
         conversation, wished = exchange.conversation
         turn = turn_of(exchange, wished)
