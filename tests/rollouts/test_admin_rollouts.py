@@ -216,6 +216,21 @@ def test_a_corrupt_document_ends_the_trial_and_the_champion_goes_on(idle: Town) 
     until(lambda: {idle.ask(number).router for number in range(30)} == {champion, tried}, "it did not come back")
 
 
+async def test_a_service_starts_beside_a_corrupt_document(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "artifacts" / "router"
+    folder.mkdir(parents=True)
+    (folder / "rollout.json").write_text("{")
+    config = configured(tmp_path, {"m": "http://127.0.0.1:9/v1"}, {"m": {}}, jobs={"worker": "external"})
+    gateway = create_app(config, {}).gateway
+    await gateway.start()
+    try:
+        assert (gateway.serving.router, gateway.serving.trial) == ("prior@0", None)
+        await gateway.take_in()
+        assert caplog.text.count("the champion goes on serving") == 1
+    finally:
+        await gateway.stop()
+
+
 def test_a_version_that_breaks_while_it_is_tried_leaves_the_champion_alone(idle: Town) -> None:
     first, second = published(idle.data_dir, "first", "calc"), published(idle.data_dir, "second")
     idle.change(f"{first}/canary", share=0.5)

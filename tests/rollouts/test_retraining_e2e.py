@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from tests.gateway.live import until
 from tests.rollouts.town import Told, Town, town
 
 EXPLORED = range(2600)
@@ -65,8 +69,9 @@ def test_traffic_trains_a_router_that_is_proven_promoted_and_rolled_back(tmp_pat
         assert share_right(before) == pytest.approx(0.5, abs=0.05)
         live.traffic(EXPLORED, exploration=1.0)
 
-        job = live.trained(preference=1.0)
+        job = killed_half_way(live, preference=1.0)
         assert job["state"] == "succeeded", job
+        assert job["attempts"] == 2
         version = job["result"]["version"]
         found = live.admin.get(f"/admin/routers/{version}").json()
         assert found["stage"] == "candidate"
@@ -96,6 +101,20 @@ def test_traffic_trains_a_router_that_is_proven_promoted_and_rolled_back(tmp_pat
         audit = live.admin.get("/admin/routers/rollout/audit").json()["entries"]
         assert [entry["action"] for entry in audit] == ["announce", "shadow", "canary", "promote", "roll_back"]
         assert "the canary is better" in audit[3]["why"]
+
+
+def killed_half_way(live: Town, **arguments: Any) -> dict[str, Any]:
+    """Queue a training, kill the worker that the service has started for it, and wait for the end all the same."""
+    job = live.admin.post("/admin/routers/train", json=arguments).json()["job"]["id"]
+
+    def running() -> dict[str, Any] | None:
+        found: dict[str, Any] = live.admin.get(f"/admin/jobs/{job}").json()
+        return found if found["state"] == "running" and found["progress"] > 0.0 else None
+
+    worker = until(running, "no worker took the job up")["worker"]
+    (found,) = [one for one in live.admin.get("/admin/jobs").json()["workers"] if one["id"] == worker]
+    os.kill(found["pid"], signal.SIGKILL)
+    return live.ended(job)
 
 
 def shadowed(live: Town, version: str) -> None:

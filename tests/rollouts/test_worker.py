@@ -171,6 +171,14 @@ def test_a_defect_leaves_its_trace_and_the_worker_goes_on(tmp_path: Path) -> Non
     assert done(tmp_path, submitted(tmp_path), {TRAIN_ROUTER: lambda work: {"version": "x"}}).state == "succeeded"
 
 
+def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
+    def bare(work: JobWork) -> dict[str, Any]:
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+
+    job = done(tmp_path, submitted(tmp_path), {TRAIN_ROUTER: bare})
+    assert "sklearn is not installed here" in (job.error or "")
+
+
 def test_a_cancelled_job_is_broken_off_in_the_middle(tmp_path: Path) -> None:
     jobs = Jobs(tmp_path, 0.4)
 
