@@ -22,7 +22,7 @@ COMPONENTS = 64
 LEAST_ANSWERS = 5
 """An arm with fewer answers is predicted like all arms together."""
 CONSTANT = 20.0
-"""Value of the constant column: the larger, the less a strong penalty on slopes draws an arm's mean toward the others'."""
+"""Value of the constant column: the larger, the less a strong penalty on slopes draws an arm's mean to the others'."""
 STRENGTHS: Final = np.array([1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0])
 """Ridge penalties that are tried."""
 
