@@ -12,7 +12,6 @@ and the choice at preference 1 is the best single arm.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf, isinf
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -23,9 +22,13 @@ from routers.cost_scale import CostScale
 from routers.ensemble_fit import fitted
 from routers.ensemble_forest import Forest
 from routers.ensemble_inputs import Inputs
-from routers.ensemble_margin import guarded
+from routers.ensemble_margin import Trust, guarded
+from routers.ensemble_novelty import Novelty
 from routers.protocol import F32, Outcomes, Prediction, TrainingError
 from routers.rows import prepared
+
+NOVELTY = ("centers", "shift", "scale", "limit")
+"""Stored arrays of `routers.ensemble_novelty.Novelty`."""
 
 
 class EnsembleRouter:
@@ -44,7 +47,8 @@ class EnsembleRouter:
         overall: Prediction,
         spread: F32,
         single: int,
-        margin: float,
+        novelty: Novelty,
+        trust: Trust,
     ) -> None:
         """`table` [S, columns]: per node quality [M], its support [1], and where known cost [M] and latency [M] as
         factors of `overall`, the means over everything. `spread` [M] times the root of the inverse support is the
@@ -59,7 +63,8 @@ class EnsembleRouter:
         self.overall = overall
         self.spread = spread
         self.single = single
-        self.margin = margin
+        self.novelty = novelty
+        self.trust = trust
         self._scale = np.float32(1.0 / len(forest.roots))
         self._blank = np.full(len(arms), np.nan, dtype=np.float32)
 
@@ -81,28 +86,35 @@ class EnsembleRouter:
         """See `routers.protocol.Router.predict`."""
         if not vector.any():
             return self.overall
-        leaves = self.forest.leaves(self.inputs.one(vector, features))
-        return self._told(self.table.take(leaves, 0).sum(0) * self._scale)
+        row = self.inputs.one(vector, features)
+        mean = self.table.take(self.forest.leaves(row), 0).sum(0) * self._scale
+        return self._told(mean, self.novelty.novel(row))
 
     def predict_batch(
         self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
     ) -> Prediction:
         """See `routers.protocol.Router.predict_batch`."""
-        leaves = self.forest.leaves_batch(self.inputs.many(vectors, features))
+        rows = self.inputs.many(vectors, features)
+        leaves = self.forest.leaves_batch(rows)
         total = np.zeros((len(vectors), self.table.shape[1]), dtype=np.float32)
         for tree in range(leaves.shape[1]):
             total += self.table[leaves[:, tree]]
-        told = self._told(total * self._scale)
+        told = self._told(total * self._scale, self.novelty.novel(rows)[:, None])
         empty = ~vectors.any(axis=1)
         for column, typical in zip(told, self.overall, strict=True):
             column[empty] = typical
         return told
 
-    def _told(self, mean: F32) -> Prediction:
-        """Predictions from mean rows of the table, [columns] or [n, columns]."""
-        m = len(self.arms)
-        quality = guarded(mean[..., :m], self.single, self.margin)
-        std = self.spread * np.sqrt(mean[..., m : m + 1])
+    def _told(self, mean: F32, novel: NDArray[np.bool_]) -> Prediction:
+        """Predictions from mean rows of the table, [columns] or [n, columns]; `novel` is one bool, or [n, 1]."""
+        m, trust = len(self.arms), self.trust
+        quality, std = mean[..., :m], self.spread * np.sqrt(mean[..., m : m + 1])
+        if novel.any():
+            believed = np.where(novel, np.float32(trust.belief), np.float32(1.0))
+            quality = self.overall.quality + believed * (quality - self.overall.quality)
+            std = np.sqrt(std * std + np.where(novel, np.float32(trust.drift), np.float32(0.0)))
+        margin = np.where(novel, np.float32(trust.novel), np.float32(trust.familiar))
+        quality = guarded(quality, self.single, margin)
         times, at = [], m + 1
         for typical in (self.overall.cost_usd, self.overall.latency_s):
             if np.isnan(typical[0]) and np.isnan(typical).all():
@@ -124,6 +136,8 @@ class EnsembleRouter:
             "roots": forest.roots.astype(np.int32),
             "table": self.table,
             "spread": self.spread,
+            **{f"novelty_{name}": getattr(self.novelty, name) for name in NOVELTY},
+            "trust": np.array([self.novelty.least, *self.trust]),
             **{f"overall_{name}": column for name, column in self.overall._asdict().items()},
         }
 
@@ -135,15 +149,15 @@ class EnsembleRouter:
             "encoder": self.encoder,
             "depth": self.forest.depth,
             "single": self.single,
-            "margin": None if isinf(self.margin) else self.margin,
             "cost_scale": self.cost_scale.to_meta(),
-            "feature_set": FEATURE_SET,
+            "feature_set": FEATURE_SET if len(self.inputs.typical) else None,
         }
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> Self:
         """See `routers.protocol.Router.from_arrays`."""
         feature, child, roots = (arrays[name].astype(np.intp) for name in ("feature", "child", "roots"))
+        least, *trust = arrays["trust"].tolist()
         return cls(
             tuple(meta["arms"]),
             meta["encoder"],
@@ -154,5 +168,6 @@ class EnsembleRouter:
             Prediction(*(arrays[f"overall_{name}"] for name in Prediction._fields)),
             arrays["spread"],
             int(meta["single"]),
-            inf if meta["margin"] is None else float(meta["margin"]),
+            Novelty(least=least, **{name: arrays[f"novelty_{name}"] for name in NOVELTY}),
+            Trust(*trust),
         )

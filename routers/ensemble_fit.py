@@ -1,8 +1,8 @@
-"""How the default router learns: targets for its trees, values for their nodes, a margin from out-of-bag choices."""
+"""How the default router learns: targets for its trees, values for their nodes, and how far to believe them."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +11,13 @@ from routers.ensemble_forest import (
     COMMON_STRENGTH,
     OWN_STRENGTH,
     Forest,
-    Sums,
     grown,
     node_sums,
     node_values,
 )
 from routers.ensemble_inputs import Inputs
-from routers.ensemble_margin import chosen_margin
+from routers.ensemble_margin import Trust, chosen_margin
+from routers.ensemble_novelty import Novelty
 from routers.protocol import F32, Outcomes, Prediction, TrainingError
 from routers.rows import weights
 from routers.shrinkage import group_sums, quality_means, ratio_means
@@ -34,6 +34,36 @@ MAX_IN_BAG = 20_000
 TARGETS = 8
 
 
+class Lesson(NamedTuple):
+    """What is learned from: `rows` [N, W] of inputs, `targets` [N, K] of the trees, and [N, M] each: `values` (0 where
+    not observed), `counts` (weights that average 1 over an arm's observations) and `inverse` propensities."""
+
+    rows: F32
+    targets: F64
+    values: F64
+    counts: F64
+    inverse: F64
+
+    @property
+    def means(self) -> F64:
+        """Mean quality of every arm, [M], drawn to the pool's."""
+        one_group = np.zeros(len(self.rows), dtype=np.intp)
+        quality = np.where(self.counts > 0, self.values, np.nan).astype(np.float32)
+        found: F64 = quality_means(group_sums(quality, self.inverse.astype(np.float32), one_group, 1)).cells[0]
+        return found
+
+    def part(self, rows: Integers) -> Self:
+        return type(self)(self.rows[rows], self.targets[rows], self.values[rows], self.counts[rows], self.inverse[rows])
+
+
+class Bagged(NamedTuple):
+    """A forest, the leaves [N, T] of the rows it was grown on, and which trees have seen which rows, bool [N, T]."""
+
+    forest: Forest
+    leaves: Integers
+    used: NDArray[np.bool_]
+
+
 class Found(NamedTuple):
     """Arguments of `routers.ensemble.EnsembleRouter` after its cost scale."""
 
@@ -43,7 +73,8 @@ class Found(NamedTuple):
     overall: Prediction
     spread: F32
     single: int
-    margin: float
+    novelty: Novelty
+    trust: Trust
 
 
 def fitted(outcomes: Outcomes, seed: int, trees: int = TREES, min_leaf: int = MIN_LEAF) -> Found:
@@ -53,53 +84,37 @@ def fitted(outcomes: Outcomes, seed: int, trees: int = TREES, min_leaf: int = MI
     ------
     TrainingError: a setting is out of range.
     """
+    from routers.ensemble_strangers import Strangers
+
     if trees < 2 or min_leaf < 1:
         raise TrainingError(f"trees must be at least 2 and min_leaf at least 1, got {trees} and {min_leaf}")
-    n = len(outcomes.query_ids)
+    inputs, lesson = _lesson(outcomes, seed)
+    means = lesson.means
+    single = int(np.argmax(means))
+    bagged = bagged_forest(lesson, trees, min_leaf, seed)
+    unseen = out_of_bag(bagged, lesson, means)
+    known = np.isfinite(unseen[:, 0])
+    familiar = chosen_margin(
+        unseen[known], lesson.values[known], lesson.inverse[known], np.full(int(known.sum()), single)
+    )
+    form = len(inputs.typical)
+    trust = Strangers.held_out(lesson, form, trees, min_leaf, seed).trust(familiar)
+    noise = _noise(unseen[known], lesson.values[known], lesson.counts[known])
+    overall, table, spread = _table(outcomes, lesson, bagged, noise)
+    novelty = Novelty.learned(lesson.rows, form, seed)
+    return Found(inputs, bagged.forest, table, overall, spread, single, novelty, trust)
+
+
+def _lesson(outcomes: Outcomes, seed: int) -> tuple[Inputs, Lesson]:
     seen = ~np.isnan(outcomes.quality)
     inverse = weights(outcomes).astype(np.float64)
     counts = inverse * (seen.sum(axis=0) / np.maximum(inverse.sum(axis=0), 1e-12))
     values = np.where(seen, outcomes.quality, 0.0).astype(np.float64)
-    one_group = group_sums(outcomes.quality, inverse.astype(np.float32), np.zeros(n, dtype=np.intp), 1)
-    overall = quality_means(one_group)
-    means = overall.cells[0]
+    blank = np.zeros((len(values), 0))
+    means = Lesson(blank.astype(np.float32), blank, values, counts, inverse).means
     targets = _targets(values - means, inverse, seen)
     inputs = Inputs.learned(outcomes, targets, seed)
-    rows = inputs.many(outcomes.vectors, outcomes.features)
-    rng = np.random.default_rng(seed)
-    bag = max(1, min(MAX_IN_BAG, round(IN_BAG * n)))
-    samples = [np.sort(rng.choice(n, bag, replace=False)) for _ in range(trees)]
-    leaf_rows = int(np.ceil(min_leaf / seen.mean()))
-    forest = grown(rows, targets, samples, max(1, min(leaf_rows, bag // 4 or 1)), MAX_FEATURES, seed)
-    leaves = forest.leaves_batch(rows)
-    used = np.zeros((n, trees), dtype=bool)
-    for tree, sample in enumerate(samples):
-        used[sample, tree] = True
-    in_bag = node_sums(forest, leaves, values, counts, used)
-    unseen = _out_of_bag(forest, leaves, used, node_values(forest, in_bag, means, *_strengths(in_bag)))
-    known = np.isfinite(unseen[:, 0])
-    single = int(np.argmax(means))
-    margin = chosen_margin(unseen[known], values[known], inverse[known], single)
-    sums = node_sums(forest, leaves, values, counts, None)
-    quality = node_values(forest, sums, means, *_strengths(sums))
-    noise = _noise(unseen, values, counts, known)
-    every = np.ones((n, 1))
-    support = 1.0 / (node_sums(forest, leaves, every, every, None).weight + OWN_STRENGTH)
-    share = np.maximum(counts.sum(axis=0), 0.5) / n
-    spread = np.sqrt(noise / share)
-    columns = [quality, support]
-    typical = [means.astype(np.float32), np.sqrt(overall.variance[0] + 1e-9).astype(np.float32)]
-    for matrix in (outcomes.cost_usd, outcomes.latency_s):
-        level, factors = _factors(forest, leaves, matrix)
-        typical.append(level.astype(np.float32))
-        if factors is not None:
-            columns.append(factors)
-    table = np.hstack(columns).astype(np.float32)
-    return Found(inputs, forest, table, Prediction(*typical), spread.astype(np.float32), single, margin)
-
-
-def _strengths(sums: Sums) -> tuple[float, float]:
-    return COMMON_STRENGTH, OWN_STRENGTH
+    return inputs, Lesson(inputs.many(outcomes.vectors, outcomes.features), targets, values, counts, inverse)
 
 
 def _targets(residual: F64, inverse: F64, seen: NDArray[np.bool_]) -> F64:
@@ -113,23 +128,58 @@ def _targets(residual: F64, inverse: F64, seen: NDArray[np.bool_]) -> F64:
     return np.hstack([hardness[:, None] * np.sqrt(residual.shape[1]), apart])
 
 
-def _out_of_bag(forest: Forest, leaves: Integers, used: NDArray[np.bool_], values: F64) -> F64:
-    """Predicted quality [N, M] of every row by the trees that did not see it; NaN where all did."""
-    total, count = np.zeros((len(leaves), values.shape[1])), np.zeros((len(leaves), 1))
-    for tree in range(leaves.shape[1]):
-        free = ~used[:, tree]
-        total[free] += values[leaves[free, tree]]
+def bagged_forest(lesson: Lesson, trees: int, min_leaf: int, seed: int) -> Bagged:
+    """Trees on random parts of the rows; a leaf has `min_leaf` rows in which every arm was observed, or their worth."""
+    n, rng = len(lesson.rows), np.random.default_rng(seed)
+    bag = max(1, min(MAX_IN_BAG, round(IN_BAG * n)))
+    samples = [np.sort(rng.choice(n, bag, replace=False)) for _ in range(trees)]
+    leaf_rows = int(np.ceil(min_leaf / np.mean(lesson.counts > 0)))
+    forest = grown(lesson.rows, lesson.targets, samples, max(1, min(leaf_rows, bag // 4)), MAX_FEATURES, seed)
+    used = np.zeros((n, trees), dtype=bool)
+    for tree, sample in enumerate(samples):
+        used[sample, tree] = True
+    return Bagged(forest, forest.leaves_batch(lesson.rows), used)
+
+
+def out_of_bag(bagged: Bagged, lesson: Lesson, means: F64) -> F64:
+    """Predicted quality [N, M] of every row by the trees that have not seen it; NaN where all have."""
+    sums = node_sums(bagged.forest, bagged.leaves, lesson.values, lesson.counts, bagged.used)
+    values = node_values(bagged.forest, sums, means, COMMON_STRENGTH, OWN_STRENGTH)
+    total, count = np.zeros_like(lesson.values), np.zeros((len(lesson.values), 1))
+    for tree in range(bagged.leaves.shape[1]):
+        free = ~bagged.used[:, tree]
+        total[free] += values[bagged.leaves[free, tree]]
         count[free] += 1
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _noise(unseen: F64, values: F64, counts: F64, known: NDArray[np.bool_]) -> F64:
+def _noise(unseen: F64, values: F64, counts: F64) -> F64:
     """Variance of a score about its prediction, [M], drawn to the pool's."""
-    squares = (counts[known] * (values[known] - unseen[known]) ** 2).sum(axis=0)
-    weight = counts[known].sum(axis=0)
+    squares = (counts * (values - unseen) ** 2).sum(axis=0)
+    weight = counts.sum(axis=0)
     pool = (squares.sum() + 2.0) / (weight.sum() + 10.0)
     noise: F64 = (squares + 10.0 * pool) / (weight + 10.0)
     return np.maximum(noise, 1e-4)
+
+
+def _table(outcomes: Outcomes, lesson: Lesson, bagged: Bagged, noise: F64) -> tuple[Prediction, F32, F32]:
+    """Means over everything, the table of the nodes, and the spread of every arm (see `EnsembleRouter`)."""
+    forest, leaves = bagged.forest, bagged.leaves
+    means, n = lesson.means, len(lesson.rows)
+    sums = node_sums(forest, leaves, lesson.values, lesson.counts, None)
+    every = np.ones((n, 1))
+    support = 1.0 / (node_sums(forest, leaves, every, every, None).weight + OWN_STRENGTH)
+    columns = [node_values(forest, sums, means, COMMON_STRENGTH, OWN_STRENGTH), support]
+    observed = lesson.counts.sum(axis=0)
+    typical = [means, np.sqrt(noise / (observed + 1.0))]
+    for matrix in (outcomes.cost_usd, outcomes.latency_s):
+        level, factors = _factors(forest, leaves, matrix)
+        typical.append(level)
+        if factors is not None:
+            columns.append(factors)
+    overall = Prediction(*(column.astype(np.float32) for column in typical))
+    spread = np.sqrt(noise / (np.maximum(observed, 0.5) / n))
+    return overall, np.hstack(columns).astype(np.float32), spread.astype(np.float32)
 
 
 def _factors(forest: Forest, leaves: Integers, matrix: F32) -> tuple[F64, F64 | None]:
