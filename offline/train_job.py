@@ -45,6 +45,8 @@ def run_train_router(work: JobWork) -> dict[str, Any]:
     encoder = load_encoder(settings.encoder)
     artifacts = Artifacts(settings.data_dir / "artifacts")
     work.step("reading the log", 0.05)
+    if wanted.router is None:
+        work.note(f"the router is {router}, the default of this installation")
     changed = since_by_arm(read_drift(settings.data_dir))
     read = _read(settings.log_url, encoder, wanted, work.job.created_at, changed)
     outcomes, counts = read.outcomes.outcomes, read.outcomes.counts

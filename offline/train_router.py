@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import msgspec
@@ -18,8 +19,8 @@ Judge = Callable[[Router], dict[str, Any]]
 
 
 def default_router() -> str:
-    """The router that is trained unless another one is named."""
-    return "ensemble" if "ensemble" in ROUTERS else "cluster"
+    """The router that is trained unless another one is named; in a base install the best that it can fit."""
+    return "ensemble" if find_spec("sklearn") is not None else "cluster"
 
 
 def train(
