@@ -109,12 +109,14 @@ class Weighing:
         return [kept], {arm: NOT_CHEAPEST for arm in allowed if arm != kept}
 
     def _terms(self, serving: Serving, prediction: Prediction) -> Terms:
+        prices = self.latency_weight or self.shadow_per_usd or self.floor
+        if self.turn is None and self.lambda_per_usd is None and self.uses is None and not prices:
+            return PLAIN
         penalty = self._penalty(serving, prediction)
         follows = None
         if self.follows and self.turn is not None and self.turn.arm in serving.arm_ids:
             follows = serving.arm_ids.index(self.turn.arm)
-        terms = Terms(self.lambda_per_usd, self.shadow_per_usd, penalty, self.floor, follows)
-        return PLAIN if terms == PLAIN else terms
+        return Terms(self.lambda_per_usd, self.shadow_per_usd, penalty, self.floor, follows)
 
     def _penalty(self, serving: Serving, prediction: Prediction) -> list[float] | None:
         """The prices of latency, load and a change of arm together; None if nothing has one."""

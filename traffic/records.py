@@ -77,7 +77,7 @@ class Shadow(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why an arm was chosen. `propensity` is the exact probability with which `arm` was drawn, in (0, 1].
 
     `router` is the version that decided: the champion's, or the canary's of the conversations dealt to it; while there
