@@ -13,7 +13,7 @@ from routers.onboarded import LEVEL, PLACES, SHARPNESS
 from routers.probes import choose_probes, expected
 from routers.protocol import Outcomes, Router
 
-CANDIDATES = 1000
+CANDIDATES = 400
 """Rules that compare queries pairwise look at so many, drawn at random."""
 
 Indices = NDArray[np.intp]

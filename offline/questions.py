@@ -16,13 +16,16 @@ import msgspec
 
 from encoders.query_text import clip, content_text
 from offline.answers import rows_from_file
-from offline.outcomes import content_id
+from offline.outcomes import content_id, said_values
 from traffic.log import TrafficLog
 from traffic.records import Feedback, Interaction
 from traffic.sse import answer_text
 
 RIGHT = 0.99
 """From this mean score on, a logged answer serves as a reference."""
+
+CHAT = "/chat/completions"
+"""How the endpoint of a chat request ends in the log."""
 
 Messages = list[dict[str, Any]]
 
@@ -61,9 +64,7 @@ def questions_from_file(path: Path) -> dict[str, Question]:
 
 def questions_from_log(log: TrafficLog, since: float = 0.0) -> dict[str, Question]:
     """The questions of a log whose content may be used, by the query ids that `outcomes_from_log` gives them."""
-    scores: dict[str, list[float]] = {}
-    for score in log.read_scores(since):
-        scores.setdefault(score.interaction_id, []).append(score.value)
+    scores = said_values(log.read_scores(since), log.read_feedback(since))
     shown = _demonstrations(log.read_feedback(since))
     found: dict[str, Question] = {}
     for interaction in log.read_interactions(since):
@@ -91,7 +92,7 @@ def _demonstrations(feedback: Iterable[Feedback]) -> dict[str, str]:
 
 def _messages(interaction: Interaction) -> Messages | None:
     """The conversation of a stored chat request; None where it is not a plain one that any model can be asked."""
-    if not interaction.stored or interaction.request is None or interaction.endpoint != "/v1/chat/completions":
+    if not interaction.stored or interaction.request is None or not interaction.endpoint.endswith(CHAT):
         return None
     try:
         body = msgspec.json.decode(interaction.request, type=dict[str, Any])

@@ -74,21 +74,24 @@ class Detector:
             raise ValueError(f"the run length must be more than 1 answer, got {run_length}")
         self.reference = reference
         self.run_length = run_length
-        self._bets = np.tile(np.array(BETS), 2)
-        self._signs = np.repeat([1.0, -1.0], len(BETS))
-        self._sums = np.zeros(len(self._bets))
+        self._bets = [bet / 2.0 for bet in BETS]
+        self._up = [0.0] * len(BETS)
+        self._down = [0.0] * len(BETS)
 
     @property
     def evidence(self) -> float:
         """The mean of all M; under no change its expectation after n answers is at most n."""
-        return float(self._sums.mean())
+        return (sum(self._up) + sum(self._down)) / (2 * len(self._bets))
 
     def see(self, residual: float) -> bool:
         """Take in one residual in [-1, 1]; True if the evidence has reached the run length."""
         if not -1.0 <= residual <= 1.0:
             raise ValueError(f"a residual must lie in [-1, 1], got {residual}")
-        away = self._signs * (residual - self.reference.mean) - self.reference.tolerance
-        self._sums = (self._sums + 1.0) * (1.0 + self._bets / 2.0 * away)
+        # Plain Python: a dozen numbers are multiplied sooner than arrays of them.
+        distance = residual - self.reference.mean
+        up, down = distance - self.reference.tolerance, -distance - self.reference.tolerance
+        self._up = [(m + 1.0) * (1.0 + bet * up) for m, bet in zip(self._up, self._bets, strict=True)]
+        self._down = [(m + 1.0) * (1.0 + bet * down) for m, bet in zip(self._down, self._bets, strict=True)]
         return self.evidence >= self.run_length
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 import typer
@@ -21,6 +22,7 @@ from offline.onboard_command import onboard_command
 from offline.questions import questions_from_log
 from registry.artifacts import Artifacts
 from routers.catalogue import KIND, load_router
+from tests.gateway.live import fleet, until
 from tests.offline_routers.interactions import interaction, score, written
 from tests.upstream import Received, ScriptedUpstream, answer, failing
 from tests.upstream.script import Steps
@@ -273,3 +275,32 @@ async def test_questions_of_a_log_are_the_conversations_as_they_were_sent(tmp_pa
     await log.close()
     assert [(q.reference, q.kind) for q in found] == [("right answer", None), ("shown", None)]
     assert found[0].messages == messages
+
+
+def test_a_model_is_onboarded_from_what_the_gateway_logged(tmp_path: Path) -> None:
+    """Traffic and feedback over HTTP, a router learned from them, and a new model that says what was liked."""
+    models = {"small": {"quality_prior": 0.5}, "large": {"quality_prior": 0.6}}
+    with fleet(tmp_path, models) as live, ScriptedUpstream(("new",), default=answer("Hello there.")) as upstream:
+        for number in range(60):
+            for name in models:
+                asked = live.chat(name, messages=[{"role": "user", "content": question_of(number)}])
+                told = {"request_id": asked.headers["x-request-id"], "value": float(name == "large" or number % 2)}
+                assert live.post("/v1/feedback", told).status_code == 200
+        until(lambda: len(live.gateway.feedback()) == 120, "the feedback is not in the log")
+        config = {
+            "version": 1,
+            "upstreams": {"up": {"base_url": upstream.url}},
+            "models": {"new": {"endpoints": [{"upstream": "up"}]}},
+        }
+        (tmp_path / "new.yaml").write_text(yaml.safe_dump(config))
+        named = ["--data-dir", str(tmp_path)]
+        trained = CliRunner().invoke(app, ["train", "--router", "cluster", "--deploy", *named])
+        assert trained.exit_code == 0, trained.output
+        done = CliRunner().invoke(app, ["onboard", "new", "--config", str(tmp_path / "new.yaml"), "--deploy", *named])
+        assert done.exit_code == 0, done.output
+        assert len(upstream.requests) == 60
+        assert "new has no prices" in done.output
+        version = Artifacts(tmp_path / "artifacts").deployed(KIND)
+        taken = httpx.post(f"{live.gateway.admin_url}/admin/routers/take-in").json()
+        assert taken["serving"] == version
+        assert live.chat("auto").status_code == 200
