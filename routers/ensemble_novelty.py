@@ -16,6 +16,7 @@ from routers.kmeans import centroids
 from routers.protocol import F32
 
 CENTERS = 64
+ROWS_PER_CENTER = 10
 FAMILIAR = 0.95
 """Share of the training queries that are not novel."""
 FARTHEST = 4.0
@@ -47,8 +48,11 @@ class Novelty(NamedTuple):
         shift_, scale_, limit_ = (part.astype(np.float32) for part in (shift, scale, limit))
         found = cls(rows[:0], shift_, scale_, limit_, -2.0)
         placed = found.placed(rows)
-        found = found._replace(centers=centroids(placed, min(CENTERS, max(1, len(rows) // 10)), seed))
-        return found._replace(least=float(np.quantile((placed @ found.centers.T).max(axis=1), 1.0 - FAMILIAR)))
+        # Centres are nearer to what they were made from than to fresh queries: one half makes them, the other measures.
+        made, measured = placed[::2], placed[1::2] if len(placed) > 1 else placed
+        centers = centroids(made, min(CENTERS, max(1, len(made) // ROWS_PER_CENTER)), seed)
+        nearest = (measured @ centers.T).max(axis=1)
+        return found._replace(centers=centers, least=float(np.quantile(nearest, 1.0 - FAMILIAR)))
 
     def placed(self, rows: F32) -> F32:
         """Rows, or one row, of inputs as unit vectors."""
