@@ -34,7 +34,7 @@ from service.limits import Key
 from service.openai_api.requests import ChatRequest, ModelRequest
 from service.routing_options import RoutingOptions, routing_options
 from service.serving import Serving, Target
-from service.trial import deciding, shadow
+from service.trial import deciding, predicted, shadow
 from service.weighing import weighing, wish
 from service.wire import ROUTING_FIELDS
 from templates_store.template import Hit
@@ -165,7 +165,7 @@ async def route(
     def predicted_by(version: Serving) -> Prediction:
         return version.lineup.predict(vector, features, exchange.query_text)
 
-    prediction = predicted_by(serving)
+    serving, prediction = predicted(serving, champion, predicted_by)
     try:
         choice = decided_by(serving, prediction)
     except NoEligibleArm as none_left:

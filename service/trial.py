@@ -11,6 +11,7 @@ import msgspec
 
 from registry.rollouts import Trial
 from routers.policy import Choice
+from routers.protocol import Prediction
 from service.exchange import Exchange
 from service.openai_api.requests import ChatRequest, ModelRequest
 from service.serving import Serving
@@ -30,6 +31,19 @@ def deciding(serving: Serving, request: ModelRequest, exchange: Exchange) -> Ser
     conversation = conversation_of(request, exchange)
     exchange.on_trial = partial(_dealt, conversation=conversation)
     return tried if dealt_to_canary(trial, conversation) else serving
+
+
+def predicted(
+    serving: Serving, champion: Serving, predict: Callable[[Serving], Prediction]
+) -> tuple[Serving, Prediction]:
+    """The prediction, and the snapshot that made it: the champion's where the canary's router fails."""
+    if serving is champion:
+        return serving, predict(serving)
+    try:
+        return serving, predict(serving)
+    except Exception as error:  # noqa: BLE001  Whatever is wrong with a version on trial must not cost a request.
+        logger.error("router %s failed in canary, %s decides instead: %r", serving.router, champion.router, error)
+        return champion, predict(champion)
 
 
 def shadow(serving: Serving, exchange: Exchange, decide: Decide) -> None:
