@@ -32,9 +32,13 @@ PEERS: Final = "benchmarks.routing_lab.peers"
 """Modules that name contenders: a new name among them changes nobody else's results."""
 APART: Final = ("prior", "onboarded")
 """Not rows of their own: the best single arm is a ruler, and `onboarded` is another router that was given new arms."""
+FEWER_SEEDS: Final = Cap(seeds=3)
 CAPS: Final[dict[str, Cap]] = {
-    "bert": Cap(seeds=1, train_queries=2000),
-    "published-bert": Cap(seeds=1, train_queries=2000),
+    "mlp": FEWER_SEEDS,
+    "routerdc": FEWER_SEEDS,
+    "published-graphrouter": Cap(seeds=2),
+    "bert": Cap(seeds=1, train_queries=1000),
+    "published-bert": Cap(seeds=1, train_queries=1000),
 }
 """Written into the rows of these routers as `seeds` and `train_queries`, so that nobody takes them for full runs."""
 
@@ -90,7 +94,7 @@ def contenders(names: tuple[str, ...] = ()) -> list[Contender]:
         if name == default_router():
             found.append(Contender(name + TAGGED, "ruler", name, tagged=True))
     if not names and routellm_installed():
-        found.append(Contender(ROUTELLM, "published"))
+        found.append(Contender(ROUTELLM, "published", cap=FEWER_SEEDS))
     return found
 
 
