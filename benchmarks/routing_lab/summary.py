@@ -203,6 +203,8 @@ def bar_of(rows: list[Row], ours: str) -> dict[str, float]:
             ("gap_closed", "gap_closed"),
             ("minus_best_single_lo", "gain_best_single_lo"),
             ("minus_best_published_lo", "gain_best_published_lo"),
+            ("minus_best_other_lo", "gain_best_other_lo"),
+            *((figure, figure) for figure in ("aiq", *SHARES_OF_DEAREST, "apgr")),
         ):
             if source in mine:
                 bar[f"{pool}.{before}{key}"] = mine[source]

@@ -86,6 +86,7 @@ def test_the_bar_is_what_the_rows_say(run: tuple[dict[Cell, Trial | str], list[R
     bar = bar_of(rows, "cluster")
     assert bar["mini.ours"] == row(rows, "cluster")["score"]
     assert bar["mini.minus_best_single_lo"] == row(rows, "cluster")["gain_best_single_lo"]
+    assert bar["mini.aiq"] == row(rows, "cluster")["aiq"]
     assert bar["mini.ood_oracle"] == row(rows, "oracle", OUT_OF_DISTRIBUTION)["score"]
     assert "mini.best_published" not in bar
 
