@@ -51,7 +51,7 @@ NAMES: Final = (
 )
 TAG: Final = len(NAMES) - 1
 """Position of the task tag: a category, not a quantity. 0 is no tag; else `tag_code` of the tag."""
-FEATURE_SET: Final = hashlib.sha256("2\0".join(NAMES).encode()).hexdigest()[:16]
+FEATURE_SET: Final = hashlib.sha256("3\0".join(NAMES).encode()).hexdigest()[:16]
 
 
 def _class_table() -> bytes:
@@ -111,9 +111,9 @@ def _fill_cues(block: Features, text: str, classes: bytes) -> None:
     words = classes.count(b"\4") + newline + 1
     last = text.rstrip()[-1:]
     block[: len(CUES)] = (
-        log1p(len(text)), log1p(newline), log1p(words), (size - blank - newline) / words / 10.0, lower / size,
+        log1p(len(text)), log1p(newline), log1p(words), (len(classes) - blank - newline) / words / 10.0, lower / size,
         upper / size, digit / size, blank / size, other / size, text[:1].isupper(), text[:1].isdigit(),
-        text[:1].isspace(), last == "?", last == ".", last == ":", last in ")]}\"'`", last.isalnum(),
+        text[:1].isspace(), last == "?", last == ".", last == ":", last != "" and last in ")]}\"'`", last.isalnum(),
         log1p(text.count("\n\n")), "```" in text, "  " in text, "__" in text or "..." in text,
     )  # fmt: skip
 

@@ -1,0 +1,151 @@
+"""What the ensemble promises beyond every router: it uses the form, knows strangers, and never gambles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from encoders.features import FEATURE_SET, NAMES, TAG
+from routers.ensemble import EnsembleRouter
+from routers.ensemble_forest import Forest, node_sums, node_values
+from routers.ensemble_margin import chosen_margin, guarded
+from routers.ensemble_novelty import Novelty
+from routers.protocol import F32, Outcomes, TrainingError
+from tests.routers.worlds import world
+
+STUMP = Forest(
+    feature=np.array([1, 0, 0], dtype=np.intp),
+    threshold=np.array([0.5, 0.0, 0.0], dtype=np.float32),
+    child=np.array([1, 2, 1, 1, 2, 2], dtype=np.intp),
+    roots=np.array([0], dtype=np.intp),
+    depth=1,
+)
+"""One tree that asks whether input 1 is greater than a half: no leads to node 1, yes to node 2."""
+
+
+def with_form(outcomes: Outcomes, seed: int = 0) -> tuple[Outcomes, F32]:
+    """The world with arms whose quality hangs on one cue of the form alone; and the features."""
+    rng = np.random.default_rng(seed)
+    n, m = outcomes.quality.shape
+    features = rng.standard_normal((n, len(NAMES))).astype(np.float32)
+    features[:, TAG] = 0
+    long = features[:, 0] > 0
+    truth = np.full((n, m), 0.3)
+    truth[long, 0], truth[~long, 1] = 0.9, 0.9
+    quality = (rng.random((n, m)) < truth).astype(np.float32)
+    return replace(outcomes, quality=quality, features=features, feature_set=FEATURE_SET), features
+
+
+def test_a_query_goes_left_or_right_alone_and_in_a_batch() -> None:
+    rows = np.array([[9, 0.4], [0, 0.6], [0, 0.5]], dtype=np.float32)
+    assert STUMP.leaves_batch(rows)[:, 0].tolist() == [1, 2, 1]
+    assert [STUMP.leaves(row)[0] for row in rows] == [1, 2, 1]
+
+
+def test_node_values_are_shrunk_toward_the_parent_by_hand() -> None:
+    """Two arms; in leaf 1 four observations of arm 0 at 1.0 and none of arm 1; in leaf 2 none of either."""
+    leaves = np.ones((4, 1), dtype=np.intp)
+    values, weights = np.tile([1.0, 0.0], (4, 1)), np.tile([1.0, 0.0], (4, 1))
+    sums = node_sums(STUMP, leaves, values, weights, None)
+    assert sums.weight.tolist() == [[4, 0], [4, 0], [0, 0]]
+    told = node_values(STUMP, sums, np.array([0.5, 0.5]), common=4.0, own=4.0)
+    shared = 2.0 / (4.0 + 4.0)
+    assert told[1] == pytest.approx([0.5 + shared + (2.0 - shared * 4.0) / 8.0, 0.5 + shared])
+    assert told[2] == pytest.approx([0.5, 0.5])
+
+
+def test_the_margin_reduces_an_advantage_and_leaves_the_rest() -> None:
+    quality = np.array([0.5, 0.58, 0.52, 0.3], dtype=np.float32)
+    assert guarded(quality, 0, 0.0) == pytest.approx(quality)
+    assert guarded(quality, 0, 0.05) == pytest.approx([0.5, 0.53, 0.4999, 0.3])
+    assert guarded(quality, 0, np.inf) == pytest.approx([0.5, 0.4999, 0.4999, 0.3])
+    batch = guarded(np.stack([quality, quality]), 0, np.array([[0.0], [np.inf]], dtype=np.float32))
+    assert batch[0] == pytest.approx(quality)
+    assert batch[1].argmax() == 0
+
+
+def test_a_margin_is_chosen_by_what_the_choices_were_worth() -> None:
+    rng = np.random.default_rng(0)
+    n = 2000
+    ahead = rng.uniform(-0.1, 0.1, n)
+    predicted = np.stack([np.full(n, 0.5), 0.5 + ahead], axis=1)
+    ones, single = np.ones((n, 2)), np.zeros(n, dtype=np.intp)
+    true = np.stack([np.full(n, 0.5), 0.5 + ahead], axis=1)
+    assert chosen_margin(predicted, true, ones, single) == 0.0
+    only_far = np.stack([np.full(n, 0.5), np.where(ahead > 0.05, 0.6, 0.3)], axis=1)
+    assert chosen_margin(predicted, only_far, ones, single) == 0.05
+    assert chosen_margin(predicted, 1.0 - true, ones, single) == np.inf
+    assert chosen_margin(predicted[:0], true[:0], ones[:0], single[:0]) == np.inf
+
+
+def test_one_lucky_cluster_is_no_reason_to_trust_the_forest_on_strangers() -> None:
+    n = 300
+    predicted = np.tile([0.5, 0.6], (n, 1))
+    cluster = np.repeat(np.arange(3), 100)
+    lucky = np.stack([np.full(n, 0.5), np.where(cluster == 0, 1.0, 0.45)], axis=1)
+    ones, single = np.ones((n, 2)), np.zeros(n, dtype=np.intp)
+    assert chosen_margin(predicted, lucky, ones, single) == 0.0
+    assert chosen_margin(predicted, lucky, ones, single, cluster) == np.inf
+
+
+def test_about_one_in_twenty_of_fresh_queries_and_all_strangers_are_novel() -> None:
+    rng = np.random.default_rng(0)
+
+    def near(axis: int, count: int) -> F32:
+        rows = 0.3 * rng.standard_normal((count, 20))
+        rows[:, axis * 4 : axis * 4 + 4] += 5.0
+        return rows.astype(np.float32)
+
+    novelty = Novelty.learned(np.concatenate([near(0, 500), near(1, 500)])[rng.permutation(1000)], 5, seed=0)
+    assert novelty.novel(np.concatenate([near(0, 500), near(1, 500)])).mean() == pytest.approx(0.05, abs=0.04)
+    assert novelty.novel(near(4, 200)).mean() > 0.95
+
+
+def test_it_learns_from_the_form_where_the_vector_says_nothing() -> None:
+    outcomes, _ = with_form(world(rows=1500))
+    router = EnsembleRouter.fit(outcomes, trees=20)
+    fresh, features = with_form(world(rows=400, seed=7), seed=8)
+    chosen = router.predict_batch(fresh.vectors, features).quality.argmax(axis=1)
+    assert np.mean(chosen == np.where(features[:, 0] > 0, 0, 1)) > 0.85
+    one = router.predict(fresh.vectors[0], features[0])
+    assert one.quality == pytest.approx(router.predict_batch(fresh.vectors[:1], features[:1]).quality[0], abs=1e-5)
+
+
+def test_without_the_block_it_falls_back_to_typical_queries() -> None:
+    outcomes, _ = with_form(world(rows=800))
+    router = EnsembleRouter.fit(outcomes, trees=10)
+    told = router.predict_batch(outcomes.vectors[:50])
+    assert np.all(np.isfinite(told.quality))
+    assert router.meta()["feature_set"] == FEATURE_SET
+    assert EnsembleRouter.fit(world(), trees=4).meta()["feature_set"] is None
+
+
+def test_where_one_arm_is_best_everywhere_it_is_always_chosen() -> None:
+    rng = np.random.default_rng(0)
+    outcomes = world(rows=1000)
+    dominant = (rng.random((1000, 5)) < np.array([0.9, 0.5, 0.5, 0.5, 0.5])).astype(np.float32)
+    router = EnsembleRouter.fit(replace(outcomes, quality=dominant), trees=20)
+    assert np.all(router.predict_batch(world(rows=300, seed=5).vectors).quality.argmax(axis=1) == 0)
+
+
+def test_twin_arms_are_predicted_alike() -> None:
+    outcomes = world(rows=600)
+    twin = outcomes.quality.copy()
+    twin[:, 1] = twin[:, 0]
+    told = EnsembleRouter.fit(replace(outcomes, quality=twin), trees=10).predict_batch(outcomes.vectors).quality
+    assert told[:, 0] == pytest.approx(told[:, 1], abs=2e-4)
+
+
+def test_an_infinite_margin_survives_storage() -> None:
+    router = EnsembleRouter.fit(world(rows=100), trees=4)
+    again = EnsembleRouter.from_arrays(router.arrays(), router.meta())
+    assert again.trust == router.trust
+    assert again.trust.novel == np.inf
+
+
+@pytest.mark.parametrize("settings", [{"trees": 1}, {"min_leaf": 0}])
+def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(TrainingError, match="must be at least"):
+        EnsembleRouter.fit(world(), **settings)
