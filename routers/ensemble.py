@@ -113,7 +113,7 @@ class EnsembleRouter:
             believed = np.where(novel, np.float32(trust.belief), np.float32(1.0))
             quality = self.overall.quality + believed * (quality - self.overall.quality)
             std = np.sqrt(std * std + np.where(novel, np.float32(trust.drift), np.float32(0.0)))
-        margin = np.where(novel, np.float32(trust.novel), np.float32(trust.familiar))
+        margin = np.where(novel, np.float32(np.inf), np.float32(trust.margin))
         quality = guarded(quality, self.single, margin)
         times, at = [], m + 1
         for typical in (self.overall.cost_usd, self.overall.latency_s):

@@ -94,11 +94,9 @@ def fitted(outcomes: Outcomes, seed: int, trees: int = TREES, min_leaf: int = MI
     bagged = bagged_forest(lesson, trees, min_leaf, seed)
     unseen = out_of_bag(bagged, lesson, means)
     known = np.isfinite(unseen[:, 0])
-    familiar = chosen_margin(
-        unseen[known], lesson.values[known], lesson.inverse[known], np.full(int(known.sum()), single)
-    )
+    margin = chosen_margin(unseen[known], lesson.values[known], lesson.inverse[known], single)
     form = len(inputs.typical)
-    trust = Strangers.held_out(lesson, form, trees, min_leaf, seed).trust(familiar)
+    trust = Strangers.held_out(lesson, form, trees, min_leaf, seed).trust(margin)
     noise = _noise(unseen[known], lesson.values[known], lesson.counts[known])
     overall, table, spread = _table(outcomes, lesson, bagged, noise)
     novelty = Novelty.learned(lesson.rows, form, seed)

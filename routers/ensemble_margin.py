@@ -18,20 +18,19 @@ Integers = NDArray[np.intp]
 
 MARGINS: Final = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, np.inf)
 STANDARD_ERRORS = 0.5
-"""A margin is worth its mean gain less so many standard errors."""
-STANDARD_ERRORS_NOVEL = 2.0
-"""The same for novel queries: the next ones may be novel in another way."""
+"""A margin gains for sure its mean gain less so many standard errors; it is nearly as good as another if it loses to
+that no more than so many of their difference."""
 BEHIND = np.float32(1e-4)
 """An arm that is ahead by less than the margin is put this far behind the single arm."""
 JUST_BELOW_ONE = np.float32(1.0 - 1e-6)
 
 
 class Trust(NamedTuple):
-    """How far the forest is believed: the margin of `familiar` queries, that of `novel` ones, the weight of the forest
-    against the arms' means for a novel one (`belief`), and the variance `drift` that being novel adds to a mean."""
+    """How far the forest is believed. `margin` is that of queries like the others; a novel query gets the best single
+    arm. `belief` is the weight of the forest against the arms' means for a novel one, `drift` the variance that being
+    novel adds to a predicted mean."""
 
-    familiar: float
-    novel: float
+    margin: float
     belief: float
     drift: float
 
@@ -50,25 +49,23 @@ def guarded(quality: F32, single: Integers | int, margin: F32 | float) -> F32:
     return clipped
 
 
-def chosen_margin(unseen: F64, values: F64, inverse: F64, single: Integers, cluster: Integers | None = None) -> float:
-    """The margin of the greatest gain over the single arm, less its uncertainty; infinite if none gains.
+def chosen_margin(unseen: F64, values: F64, inverse: F64, single: int) -> float:
+    """The largest margin that is nearly as good as the best one; infinite if none gains anything for sure.
 
     `unseen` [n, M] are predictions for queries that were not learned from, `values` [n, M] what was observed, `inverse`
-    [n, M] inverse propensities, 0 where nothing was; `single` [n] is the arm that the others must beat. The gain is
-    doubly robust; with every arm observed it is plain. With `cluster` [n], queries of one cluster err together.
+    [n, M] inverse propensities, 0 where nothing was; `single` is the arm that the others must beat. The gain over it is
+    doubly robust; with every arm observed it is plain.
     """
     if len(unseen) == 0:
         return float("inf")
     worth = unseen + inverse * (values - unseen)
-    rows = np.arange(len(worth))
-    best, found = 0.0, float("inf")
-    for margin in MARGINS:
-        choice = np.argmax(guarded(unseen.astype(np.float32), single[:, None], margin), axis=1)
-        gains = worth[rows, choice] - worth[rows, single]
-        surplus = gains - gains.mean()
-        errors = surplus if cluster is None else np.bincount(cluster, surplus)
-        factor = STANDARD_ERRORS if cluster is None else STANDARD_ERRORS_NOVEL
-        value = float(gains.mean() - factor * np.sqrt((errors**2).sum()) / len(gains))
-        if value > best:
-            best, found = value, float(margin)
-    return found
+    rows, told = np.arange(len(worth)), unseen.astype(np.float32)
+    choices = [np.argmax(guarded(told, single, margin), axis=1) for margin in MARGINS]
+    gains = np.stack([worth[rows, choice] - worth[:, single] for choice in choices])
+    sure = gains.mean(axis=1) - STANDARD_ERRORS * gains.std(axis=1) / np.sqrt(len(rows))
+    best = int(np.argmax(sure))
+    if sure[best] <= 0:
+        return float("inf")
+    lost = gains[best] - gains
+    near = lost.mean(axis=1) <= STANDARD_ERRORS * lost.std(axis=1) / np.sqrt(len(rows))
+    return float(max(margin for margin, fine in zip(MARGINS, near & (sure > 0), strict=True) if fine))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from routers.ensemble_fit import Bagged, Lesson, bagged_forest
 from routers.ensemble_forest import COMMON_STRENGTH, OWN_STRENGTH, node_sums, node_values
-from routers.ensemble_margin import Trust, chosen_margin
+from routers.ensemble_margin import Trust
 from routers.ensemble_novelty import Novelty
 from routers.kmeans import centroids
 from routers.protocol import F32
@@ -76,15 +76,13 @@ class Strangers(NamedTuple):
             predicted, np.tile(means, (len(novel), 1)), lesson.values[novel], lesson.inverse[novel], cluster[novel]
         )
 
-    def trust(self, familiar: float) -> Trust:
-        """The margin `familiar` for queries like the others, and what was found here for novel ones."""
+    def trust(self, margin: float) -> Trust:
+        """The margin of queries like the others, and what was found here for novel ones."""
         if len(self.cluster) < LEAST_STRANGERS or len(np.unique(self.cluster)) < LEAST_CLUSTERS:
-            return Trust(familiar, float("inf"), 1.0, 0.0)
+            return Trust(margin, 1.0, 0.0)
         errors = [float((self.inverse * (self._blend(b) - self.values) ** 2).sum()) for b in BELIEFS]
         belief = BELIEFS[int(np.argmin(errors))]
-        blended = self._blend(belief)
-        margin = chosen_margin(blended, self.values, self.inverse, self.means.argmax(axis=1), self.cluster)
-        return Trust(familiar, margin, belief, self._drift(blended))
+        return Trust(margin, belief, self._drift(self._blend(belief)))
 
     def _blend(self, belief: float) -> F64:
         return belief * self.predicted + (1.0 - belief) * self.means

@@ -71,23 +71,13 @@ def test_a_margin_is_chosen_by_what_the_choices_were_worth() -> None:
     n = 2000
     ahead = rng.uniform(-0.1, 0.1, n)
     predicted = np.stack([np.full(n, 0.5), 0.5 + ahead], axis=1)
-    ones, single = np.ones((n, 2)), np.zeros(n, dtype=np.intp)
+    ones = np.ones((n, 2))
     true = np.stack([np.full(n, 0.5), 0.5 + ahead], axis=1)
-    assert chosen_margin(predicted, true, ones, single) == 0.0
+    assert chosen_margin(predicted, true, ones, 0) == 0.0
     only_far = np.stack([np.full(n, 0.5), np.where(ahead > 0.05, 0.6, 0.3)], axis=1)
-    assert chosen_margin(predicted, only_far, ones, single) == 0.05
-    assert chosen_margin(predicted, 1.0 - true, ones, single) == np.inf
-    assert chosen_margin(predicted[:0], true[:0], ones[:0], single[:0]) == np.inf
-
-
-def test_one_lucky_cluster_is_no_reason_to_trust_the_forest_on_strangers() -> None:
-    n = 300
-    predicted = np.tile([0.5, 0.6], (n, 1))
-    cluster = np.repeat(np.arange(3), 100)
-    lucky = np.stack([np.full(n, 0.5), np.where(cluster == 0, 1.0, 0.45)], axis=1)
-    ones, single = np.ones((n, 2)), np.zeros(n, dtype=np.intp)
-    assert chosen_margin(predicted, lucky, ones, single) == 0.0
-    assert chosen_margin(predicted, lucky, ones, single, cluster) == np.inf
+    assert chosen_margin(predicted, only_far, ones, 0) == 0.05
+    assert chosen_margin(predicted, 1.0 - true, ones, 0) == np.inf
+    assert chosen_margin(predicted[:0], true[:0], ones[:0], 0) == np.inf
 
 
 def test_about_one_in_twenty_of_fresh_queries_and_all_strangers_are_novel() -> None:
@@ -139,10 +129,11 @@ def test_twin_arms_are_predicted_alike() -> None:
 
 
 def test_an_infinite_margin_survives_storage() -> None:
-    router = EnsembleRouter.fit(world(rows=100), trees=4)
+    same = np.zeros((100, 5), dtype=np.float32)
+    router = EnsembleRouter.fit(replace(world(rows=100), quality=same), trees=4)
     again = EnsembleRouter.from_arrays(router.arrays(), router.meta())
     assert again.trust == router.trust
-    assert again.trust.novel == np.inf
+    assert again.trust.margin == np.inf
 
 
 @pytest.mark.parametrize("settings", [{"trees": 1}, {"min_leaf": 0}])
