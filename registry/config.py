@@ -151,6 +151,11 @@ class JobsConfig(Section):
 
 class TemplatesConfig(Section):
     enabled: bool = Field(True, description="Whether the `thought` way of asking may be used.")
+    url: str | None = Field(
+        None,
+        pattern=r"^rediss?://",
+        description="`redis://HOST:PORT/DB` of templates that replicas share; a file in the data folder if left out.",
+    )
     top_k: int = Field(3, ge=1, le=20, description="At most this many templates in a prompt.")
     min_similarity: float = Field(0.7, ge=-1, le=1, description="Least cosine similarity of a template's query.")
     max_tokens: int = Field(600, gt=0, description="Budget of the block of templates, in tokens (estimated).")

@@ -30,7 +30,9 @@ from service.serving import Serving, targets_of
 from service.versions import COLD_START, RouterVersions
 from service.worker_process import WorkerProcess
 from templates_store.database import TemplateStoreError
-from templates_store.index import TemplateIndex, load_index
+from templates_store.index_files import INDEX_FOLDER
+from templates_store.live_index import REFRESH_S, LiveIndex
+from templates_store.opening import open_store
 from templates_store.store import TemplateStore
 from templates_store.template import Hit
 from traffic.log import LogError, TrafficLog, open_log
@@ -72,9 +74,12 @@ class Gateway:
         self._score_sources: dict[str, tuple[str, ...] | None] = {}
         self._failed_trial: Trial | None = None
         self._told: str | None = None
+        self._told_of_templates: str | None = None
         self.worker = WorkerProcess(config, self.jobs, environ)
         self._worker_watcher: asyncio.Task[None] | None = None
         self._template_store: TemplateStore | None = None
+        self._live_templates: LiveIndex | None = None
+        self._template_watcher: asyncio.Task[None] | None = None
         self._log: TrafficLog | None = None
         self._serving: Serving | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -100,17 +105,21 @@ class Gateway:
         encoder = load_encoder(self.config.routers.encoder)
         batching = None if encoder.inline else _batching(encoder)
         if self.config.templates.enabled and any(arm.way == "thought" for arm in self._pool.arms.values()):
-            self._template_store = TemplateStore(self.data_dir / "templates.db")
+            self._template_store = open_store(self.data_dir, self.config.templates.url, follow=True)
+            self._live_templates = LiveIndex(self._template_store, encoder.hash, self.data_dir / INDEX_FOLDER)
         champion = self.artifacts.deployed(KIND)
         self._serving = Serving(
             config=self.config, pool=self._pool, arms=tuple(self._pool.arms.values()),
             arm_ids=tuple(self._pool.arms), encoder=encoder, batching=batching,
             lineup=self.versions.load(champion, encoder), router=champion or COLD_START,
-            templates=self._load_templates(encoder), targets=targets_of(self.config, self._pool),
+            templates=None if self._live_templates is None else self._live_templates.current,
+            targets=targets_of(self.config, self._pool),
         )  # fmt: skip
         await self.take_in()
         encoder.encode_one("warm up")
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        if self._live_templates is not None:
+            self._template_watcher = asyncio.get_running_loop().create_task(self._watch_templates())
         if self.worker.wanted:
             self._worker_watcher = asyncio.get_running_loop().create_task(self._watch_jobs())
         self.ready = True
@@ -122,7 +131,7 @@ class Gateway:
         until = time.monotonic() + self.config.server.drain_s
         while self.limits.active and time.monotonic() < until:  # noqa: ASYNC110  Polled only while stopping.
             await asyncio.sleep(0.02)
-        for watcher in (self._watcher, self._worker_watcher):
+        for watcher in (self._watcher, self._template_watcher, self._worker_watcher):
             if watcher is not None:
                 watcher.cancel()
         await asyncio.to_thread(self.worker.stop)
@@ -130,8 +139,10 @@ class Gateway:
         self.budgets.save()
         if self._serving is not None and self._serving.batching is not None:
             await self._serving.batching.close()
+        if self._live_templates is not None:
+            await asyncio.to_thread(self._live_templates.close)
         if self._template_store is not None:
-            self._template_store.close()
+            await asyncio.to_thread(self._template_store.close)
         if self._log is not None:
             try:
                 await self._log.close()
@@ -159,7 +170,11 @@ class Gateway:
         settings = self.config.templates
         if serving.templates is None:
             return ()
-        return serving.templates.search(vector, settings.top_k, settings.min_similarity, key.id)
+        try:
+            return serving.templates.search(vector, settings.top_k, settings.min_similarity, key.id)
+        except TemplateStoreError as error:
+            logger.error("the templates that were found cannot be read, none is used: %s", error)
+            return ()
 
     def render_metrics(self) -> bytes:
         return self.metrics.render(
@@ -187,11 +202,7 @@ class Gateway:
                 self._told = str(error)
             else:
                 self._told = None
-            try:
-                changed |= await self._take_in_templates()
-            except TemplateStoreError as error:
-                logger.error("the templates cannot be read, the old ones go on serving: %s", error)
-            return changed
+            return changed | await self._take_in_templates()
 
     async def _take_in_champion(self) -> bool:
         wanted = await asyncio.to_thread(self.versions.wanted)
@@ -226,21 +237,32 @@ class Gateway:
         return True
 
     async def _take_in_templates(self) -> bool:
-        store, index = self._template_store, self.serving.templates
-        if store is None or index is None or store.version() == index.version:
+        live = self._live_templates
+        if live is None:
             return False
-        self._serving = self.serving.with_templates(
-            await asyncio.to_thread(load_index, store, self.serving.encoder.hash)
-        )
+        try:
+            await asyncio.to_thread(live.refresh)
+        except TemplateStoreError as error:
+            if str(error) != self._told_of_templates:
+                logger.error("the templates cannot be read, the old ones go on serving: %s", error)
+            self._told_of_templates = str(error)
+            return False
+        self._told_of_templates = None
+        if live.current is self.serving.templates:
+            return False
+        self._serving = self.serving.with_templates(live.current)
         return True
-
-    def _load_templates(self, encoder: Encoder) -> TemplateIndex | None:
-        return None if self._template_store is None else load_index(self._template_store, encoder.hash)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self.config.routers.poll_s)
             await self.take_in()
+
+    async def _watch_templates(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            async with self._taking_in:
+                await self._take_in_templates()
 
     async def _watch_jobs(self) -> None:
         """Start a worker for what waits since before this process, or since a worker has died."""

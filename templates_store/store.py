@@ -237,12 +237,11 @@ class TemplateStore:
             rows = db.execute("SELECT * FROM changes WHERE template_id = ? ORDER BY version", (id_,)).fetchall()
         return [Change(*row) for row in rows]
 
-    def changes_since(self, version: int) -> tuple[int, list[Change]]:
-        """The newest version, and every change after `version`, oldest first."""
+    def changes_since(self, version: int, limit: int = 1_000_000) -> list[Change]:
+        """The first `limit` changes after `version`, oldest first."""
+        query = "SELECT * FROM changes WHERE version > ? ORDER BY version LIMIT ?"
         with self._file.reading() as db:
-            rows = db.execute("SELECT * FROM changes WHERE version > ? ORDER BY version", (version,)).fetchall()
-        changes = [Change(*row) for row in rows]
-        return (changes[-1].version if changes else self.version()), changes
+            return [Change(*row) for row in db.execute(query, (version, limit)).fetchall()]
 
     def mark(self, version: int) -> str:
         """Names this store at that version. Empty if it has no such version: then it is another store, or an older one.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from templates_store import index as index_module
+from templates_store import block as block_module
 from templates_store.database import TemplateStoreError
 from templates_store.index import TemplateIndex, load_index, re_embed
 from templates_store.store import TemplateStore
@@ -125,7 +125,7 @@ def test_vectors_of_different_lengths_are_refused() -> None:
 def test_the_graph_finds_what_the_flat_index_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     made = random_templates(2000)
     flat = TemplateIndex(made, ENCODER.hash)
-    monkeypatch.setattr(index_module, "FLAT_LIMIT", 100)
+    monkeypatch.setattr(block_module, "FLAT_LIMIT", 100)
     graph = TemplateIndex(made, ENCODER.hash)
     queries = [vector_of(t) for t in random_templates(50, seed=1)]
     found = sum(
