@@ -197,7 +197,7 @@ def main() -> None:
         print(row["pool"], row["rule"], row["probes"], *told, *points, file=sys.stderr, flush=True)
     Console().print(table)
     name = "onboarding" if arguments.router == "cluster" else f"onboarding_{arguments.router}"
-    write_result(name, f"python -m benchmarks.onboarding --router {arguments.router}", rows, bar_of(rows))
+    write_result(name, " ".join(["python -m benchmarks.onboarding", *sys.argv[1:]]), rows, bar_of(rows))
 
 
 def _told(row: Row, name: str) -> str:
