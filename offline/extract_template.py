@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from offline.answers import Answer
 from offline.best_answers import SolvedQuery
+from offline.common_openings import CommonOpenings, Question
 from offline.template_text import (
     MOST_STEPS,
     Parts,
@@ -26,12 +27,14 @@ from offline.template_text import (
     validated,
 )
 
-VERSION = 1
+VERSION = 2
 _STEP_WORDS = range(5, 36)
 _STEP_CHARS = 260
 _KEYWORDS = 3
 _BOILERPLATE = {5: 0.02, 3: 0.08}
-"""A sentence whose first so many words begin a sentence of this share of the queries (three at least) says nothing."""
+"""What begins a sentence of this share of the queries (three at least), by its first so many words, is common."""
+_SHORT_STEP_WORDS = 3
+"""A step that many related questions share may be this short."""
 _COPIED_WORDS = 6
 """A sentence with a run of this many words of the question tells what was given, not what to do with it."""
 
@@ -73,6 +76,14 @@ _ACTION = re.compile(
     r"|multiply|add|subtract|convert|recall|note|analy[sz]e|evaluate|define|choose|select|look|count|draw|express|take|read)\b",
     re.I,
 )  # fmt: skip
+_COMMAND = re.compile(
+    r"^(?!(?:all|also|any|are|at|because|both|but|by|can|did|do|does|even|from|had|has|have|here|how|if|in|is|just|not|of|on"
+    r"|once|only|over|since|so|some|such|than|that|the|then|there|this|thus|to|under|was|were|what|when|where|which|while|who"
+    r"|why|with|yet)\b)[a-z]{3,}(?: (?:out|up|down|off|back|together))? (?:(?:the|an?|each|every|all|both|any|its|their|this"
+    r"|that|these|those|one|two|three|whether|how|what|which|it|them|in|from|by|to|with)\b|\[)",
+    re.I,
+)
+"""A verb with its object: `reverse the letters`, `sort them`, `carry out each`."""
 _DANGLING = re.compile(r"\b(?:is|are|was|as|by|for|to|of|the|a|an|and|or|that|follows|following|have|get)\.$", re.I)
 """Left over where a formula stood on a line of its own."""
 _LEANS = re.compile(r"^(?:it|he|she|they|this|that|these|those|which|such|there|here|their|his|her|its)\b", re.I)
@@ -115,6 +126,8 @@ class _Step(NamedTuple):
     text: str
     position: int
     weight: float
+    method: bool = False
+    """Whether related questions share it: then it is the method and not an accident of one answer."""
 
 
 class ExtractiveBuilder:
@@ -125,13 +138,12 @@ class ExtractiveBuilder:
     def __init__(self, corpus: Sequence[SolvedQuery]) -> None:
         self._queries = max(len(corpus), 1)
         self._word_queries: Counter[str] = Counter()
-        self._opening_queries: Counter[str] = Counter()
+        self._openings = CommonOpenings(_BOILERPLATE)
         self._lower_words: set[str] = set()
         for solved in corpus:
             self._word_queries.update(set(_content_words(_stem(solved.query))))
-            sentences = [sentence for answer in solved.answers for sentence in _sentences(answer.text)]
-            openings = {_start(sentence, words) for sentence in sentences for words in _BOILERPLATE}
-            self._opening_queries.update(openings)
+            sentences = (sentence for answer in solved.answers for sentence in _sentences(answer.text))
+            self._openings.add(Question(_stem(solved.query), solved.task), sentences)
             self._lower_words.update(*(re.findall(r"(?<![\w'])[a-z]+", answer.text) for answer in solved.answers))
 
     async def write(self, solved: SolvedQuery) -> str:
@@ -140,40 +152,42 @@ class ExtractiveBuilder:
         best = max(plans, key=lambda plan: sum(step.weight for step in plan), default=[])
         if not best:
             raise TextRejected("none of the best answers shows a step that could be used again")
-        steps = [_instruction(step.text, self._lower_words) for step in sorted(best, key=lambda step: step.position)]
+        in_order = sorted(best, key=lambda step: step.position)
+        steps = _in_sentences([_instruction(step.text, self._lower_words) for step in in_order])
         if options(solved.query) and len(steps) < MOST_STEPS:
             steps.append(_LAST_STEP[_approach(solved.answers)])
         return validated(Parts(self._problem(solved), " ".join(steps), _answer_form(solved)).text(), solved)
 
     def _steps(self, answer: Answer, solved: SolvedQuery) -> list[_Step]:
-        """The at most three sentences of an answer that are worth most as steps."""
+        """The sentences of an answer that are the method, if related questions show it; else the three worth most."""
         others = [set(_content_words(other.text)) for other in solved.answers if other is not answer]
         names, numbers = _names(_stem(solved.query)), set(re.findall(r"\d+", _stem(solved.query)))
         steps = []
         for position, sentence in enumerate(_sentences(answer.text)):
+            sharing, text = self._openings.sharing(sentence), _general(sentence, names, numbers)
+            method = sharing == "related" and _acts(text)
             if (
-                self._boilerplate(sentence)
+                (sharing != "rare" and not method)
                 or _CONCLUSION.search(sentence)
                 or shares_run(sentence, solved.query, _COPIED_WORDS)
             ):
                 continue
-            text = _general(sentence, names, numbers)
-            weight = self._weight(text, others, solved)
+            weight = self._weight(text, others, solved, method=method)
             if weight is not None:
-                steps.append(_Step(text, position, weight))
+                steps.append(_Step(text, position, weight, method))
+        shared = list({step.text: step for step in steps if step.method}.values())
+        if len(shared) > 1:
+            return shared
         return sorted(steps, key=lambda step: (-step.weight, step.position))[:MOST_STEPS]
 
-    def _boilerplate(self, sentence: str) -> bool:
-        return any(
-            self._opening_queries[_start(sentence, words)] >= max(3.0, share * self._queries)
-            for words, share in _BOILERPLATE.items()
-        )
-
-    def _weight(self, text: str, others: Sequence[set[str]], solved: SolvedQuery) -> float | None:
+    def _weight(
+        self, text: str, others: Sequence[set[str]], solved: SolvedQuery, *, method: bool = False
+    ) -> float | None:
         """What a sentence is worth as a step, in about [0, 2]; None if it cannot be one."""
         words = re.findall(r"[^\W\d_]{2,}", re.sub(r"\[\w+\]", "", text))
         masked = len(re.findall(r"\[\w+\]", text))
-        if len(words) not in _STEP_WORDS or masked > 0.25 * len(words) or len(text) > _STEP_CHARS:
+        least = _SHORT_STEP_WORDS if method else _STEP_WORDS.start
+        if not least <= len(words) < _STEP_WORDS.stop or masked > 0.25 * len(words) or len(text) > _STEP_CHARS:
             return None
         if _DANGLING.search(text) or _LEANS.match(text) or given_away(text, solved) is not None:
             return None
@@ -181,13 +195,13 @@ class ExtractiveBuilder:
         if any(len(option) > 3 and option.casefold() in lowered for option in options(solved.query).values()):
             return None
         content = set(_content_words(text))
-        if len(content) < 3:
+        if len(content) < (1 if method else 3):
             return None
         agreement = sum(len(content & other) / len(content) for other in others) / max(len(others), 1)
         known = sum(self._word_queries[word] > 1 for word in content) / len(content)
         acts = 0.5 if _ACTION.match(text) else 0.0
-        method = 0.3 if _METHOD.search(text) else 0.0
-        return max(0.05, 0.6 * agreement + 0.6 * known + acts + method - 0.15 * masked)
+        named = 0.3 if _METHOD.search(text) else 0.0
+        return max(0.05, 0.6 * agreement + 0.6 * known + acts + named - 0.15 * masked)
 
     def _problem(self, solved: SolvedQuery) -> str:
         field = (solved.task or "").rsplit("/", 1)[-1].replace("_", " ").strip()
@@ -240,8 +254,23 @@ def _sentences(text: str) -> list[str]:
     return found
 
 
-def _start(sentence: str, words: int) -> str:
-    return " ".join(sentence.casefold().split()[:words])
+def _acts(text: str) -> bool:
+    """Whether a sentence, without its opening word, says what to do."""
+    return _ACTION.match(text) is not None or _COMMAND.match(text) is not None
+
+
+def _in_sentences(steps: Sequence[str]) -> list[str]:
+    """The steps in order, in no more sentences than a template may have: neighbours share one where there are more."""
+    if len(steps) <= MOST_STEPS:
+        return list(steps)
+    size, longer = divmod(len(steps), MOST_STEPS)
+    made, start = [], 0
+    for number in range(MOST_STEPS):
+        stop = start + size + (number < longer)
+        first, *rest = steps[start:stop]
+        made.append("; then ".join([first.rstrip("."), *(f"{s[:1].lower()}{s[1:].rstrip('.')}" for s in rest)]) + ".")
+        start = stop
+    return made
 
 
 def _names(query: str) -> frozenset[str]:
@@ -253,7 +282,7 @@ def _names(query: str) -> frozenset[str]:
 
 def _instruction(step: str, lower_words: Set[str]) -> str:
     """A step that only states something is told as what to recall."""
-    if _ACTION.match(step):
+    if _acts(step):
         return step
     first = step.split()[0]
     if first in ("We", "You"):
