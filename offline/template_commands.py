@@ -16,6 +16,8 @@ from offline.template_options import DATA_DIR, DataDir, EncoderName, Tenant, exp
 from templates_store.create import TemplateRejected, create_template
 from templates_store.database import TemplateStoreError
 from templates_store.index import load_index, re_embed
+from templates_store.index_files import INDEX_FOLDER
+from templates_store.live_index import reindex
 from templates_store.store import TemplateStore
 from templates_store.template import State, Template
 
@@ -143,6 +145,15 @@ def reembed_command(encoder: EncoderName = "static", data_dir: DataDir = DATA_DI
     """Give all templates the vectors of another encoder."""
     with opened(data_dir) as store:
         typer.echo(f"{re_embed(store, load_encoder(encoder))} templates were embedded anew")
+
+
+@templates_app.command("reindex")
+@explaining
+def reindex_command(encoder: EncoderName = "static", data_dir: DataDir = DATA_DIR) -> None:
+    """Make the index files anew from the records, each of which is checked. The index holds nothing of its own."""
+    with opened(data_dir) as store:
+        count = reindex(store, load_encoder(encoder).hash, data_dir / INDEX_FOLDER)
+    typer.echo(f"{count} templates are in the index {data_dir / INDEX_FOLDER}")
 
 
 @templates_app.command("export")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -12,6 +13,7 @@ import typer
 
 from encoders.protocol import EncoderUnavailable
 from templates_store.database import TemplateStoreError
+from templates_store.opening import open_store
 from templates_store.store import STORE_FILE, TemplateStore
 
 DataDir = Annotated[
@@ -20,6 +22,8 @@ DataDir = Annotated[
 EncoderName = Annotated[str, typer.Option("--encoder", help="Encoder of the gateway (`routers.encoder`).")]
 Tenant = Annotated[str | None, typer.Option("--tenant", help="Id of an API key; without it, templates for all.")]
 DATA_DIR = Path("tokamak-data")
+URL_VARIABLE = "TOKAMAK_TEMPLATES_URL"
+"""Environment variable with the gateways' `templates.url`, if they share their templates."""
 MISTAKE = 2
 """Exit code after a mistake of the user or a store that cannot be used."""
 
@@ -44,9 +48,12 @@ def explaining(command: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def opened(data_dir: Path, *, make: bool = False) -> Iterator[TemplateStore]:
-    """The store in the data folder. Raises TemplateStoreError if it is not there, unless it is to be made."""
-    path = data_dir / STORE_FILE
-    if not make and not path.exists():
+    """The store that is configured: the one in the Redis that `URL_VARIABLE` names, else the one in the data folder.
+
+    Raises TemplateStoreError if the latter is not there, unless it is to be made.
+    """
+    path, url = data_dir / STORE_FILE, os.environ.get(URL_VARIABLE)
+    if url is None and not make and not path.exists():
         raise TemplateStoreError(f"there is no template store {path}; `tokamak templates build` or `add` makes one")
-    with TemplateStore(path) as store:
+    with open_store(data_dir, url) as store:
         yield store

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from templates_store.layout import APPLICATION_ID, LAYOUT, make, migrate
 
 _CHECKED_BYTES = 32 * 1024 * 1024
@@ -73,11 +75,14 @@ class TemplateDatabase:
             db.execute("PRAGMA synchronous = FULL")
         if foreign and layout == LAYOUT:
             return
-        with self.writing() as db:
-            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-                make(db)
-            else:
-                migrate(db, int(db.execute("PRAGMA user_version").fetchone()[0]))
+        try:
+            with self.writing() as db:
+                if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+                    make(db)
+                else:
+                    migrate(db, int(db.execute("PRAGMA user_version").fetchone()[0]))
+        except msgspec.MsgspecError as error:
+            raise self.damaged(str(error)) from error
 
     def _check(self, db: sqlite3.Connection) -> None:
         pages, page_bytes = (int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "page_size"))

@@ -22,6 +22,7 @@ import numpy as np
 from registry.atomic_files import LEFTOVER, locked, place_file, sync_folder
 from templates_store.approximate import Approximate
 from templates_store.block import Block, Part
+from templates_store.database import TemplateStoreError
 
 INDEX_FOLDER = "templates.index"
 """Name of the folder beside the store."""
@@ -31,11 +32,11 @@ _CURRENT = "current.json"
 _CHUNK = 8 * 1024 * 1024
 
 
-class IndexMissing(RuntimeError):
+class IndexMissing(TemplateStoreError):
     """There are no files of an index."""
 
 
-class IndexUnusable(RuntimeError):
+class IndexUnusable(TemplateStoreError):
     """There are files, but not of this index, or not as they were written; or they cannot be written."""
 
 
@@ -121,7 +122,7 @@ def read_index(folder: Path, encoder: str) -> Kept:
         if not (folder / _CURRENT).exists():
             raise IndexMissing(f"there is no index in {folder}") from error
         raise IndexUnusable(f"the index in {folder} lacks a file: {error}") from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, msgspec.MsgspecError) as error:
         if isinstance(error, IndexUnusable):
             raise
         raise IndexUnusable(f"the index in {folder} cannot be read: {error}") from error

@@ -31,6 +31,7 @@ REFRESH_S = 0.05
 AT_ONCE = 20_000
 """Up to so many active templates are indexed before serving if there are no files; it takes some tenths of a second."""
 
+_AGAIN_S = 30.0
 _CLOSING_S = 2.0
 _FILES_FROM = 5_000
 _PAGE = 2_000
@@ -66,6 +67,8 @@ class LiveIndex:
         self._made: _Made | None = None
         self._closing = False
         self._thread: threading.Thread | None = None
+        self._not_before = 0.0
+        self.current = TemplateIndex.over(build_block({}, 0), self._records, encoder, 0, ready=False)
         self.current = self._opened()
 
     def close(self) -> None:
@@ -90,10 +93,13 @@ class LiveIndex:
         with self._lock:
             made, self._made = self._made, None
             index = self.current if made is None else self._over(made)
-            if made is None and (not index.ready or self._store.version() == index.version):
+            if made is None and not index.ready:
+                self._build_in_background()
+                return False
+            if made is None and self._store.version() == index.version:
                 return False
             self.current = self._caught_up(index)
-            if self._due(self.current) and not self.building:
+            if self._due(self.current):
                 self._build_in_background()
             return True
 
@@ -113,8 +119,7 @@ class LiveIndex:
         except IndexUnusable as error:
             logger.error("%s; it is made anew, and until that is done no template is used", error)
         self._build_in_background()
-        empty = build_block({}, 0)
-        return TemplateIndex.over(empty, self._records, self._encoder, 0, ready=False)
+        return self.current
 
     def _over(self, made: _Made) -> TemplateIndex:
         worth = self._store.worth()
@@ -144,22 +149,24 @@ class LiveIndex:
         )
 
     def _build_in_background(self) -> None:
-        index = self.current if hasattr(self, "current") and self.current.ready else None
-        self._thread = threading.Thread(target=self._build, args=(index,), name="template-index", daemon=True)
+        """Start making a new block, unless one is being made or the last attempt failed a moment ago."""
+        if self.building or time.monotonic() < self._not_before:
+            return
+        self._thread = threading.Thread(target=self._build, args=(self.current,), name="template-index", daemon=True)
         self._thread.start()
 
-    def _build(self, index: TemplateIndex | None) -> None:
+    def _build(self, index: TemplateIndex) -> None:
         try:
-            if index is None:
-                made = self._from_records()
-            else:
+            if index.ready:
                 block = build_block(index.groups(), index.dim, index.block)
                 made = _Made(block, index.version, index.left_out)
+            else:
+                made = self._from_records()
             self._made = self._filed(made)
-        except TemplateStoreError as error:
-            if self._closing:
-                return
-            logger.error("the templates cannot be indexed, what serves goes on serving: %s", error)
+        except (RuntimeError, MemoryError) as error:
+            self._not_before = time.monotonic() + _AGAIN_S
+            if not self._closing:
+                logger.error("the templates cannot be indexed, what serves goes on serving: %s", error)
 
     def _from_records(self) -> _Made:
         version, left_out = self._store.version(), self._store.active_elsewhere(self._encoder)

@@ -32,8 +32,9 @@ LAYOUT = 1
 """Version of the keys; a Redis that holds a higher one was written by a newer version and is refused."""
 
 _PAGE = 1_000
-_WAIT_MS = 1_000
+_WAIT_MS = 200
 _AWAY_S = 0.5
+_CLOSING_S = 2.0
 _TRIES = 50
 
 _WRITE = """
@@ -104,7 +105,7 @@ class SharedTemplateStore(TemplateStore):
     def close(self) -> None:
         self._stopping.set()
         if self._follower is not None:
-            self._follower.join(2 * _WAIT_MS / 1000)
+            self._follower.join(_CLOSING_S)
         self._client.close()
         super().close()
 

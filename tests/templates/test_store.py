@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,6 +18,7 @@ from templates_store.create import TemplateRejected, create_template, template_i
 from templates_store.database import TemplateStoreError
 from templates_store.layout import LAYOUT
 from templates_store.store import BuildRecord, TemplateStore
+from templates_store.template import Worth
 from tests.templates.words import ENCODER, PLAN, template
 
 
@@ -230,3 +232,122 @@ def test_a_kill_loses_no_acknowledged_template(tmp_path: Path) -> None:
         assert set(acknowledged) <= stored
         assert len(stored) <= len(acknowledged) + 1
         assert store.version() == len(stored)
+
+
+LAYOUT_1 = (
+    "CREATE TABLE templates (id TEXT PRIMARY KEY, state TEXT NOT NULL, encoder TEXT NOT NULL, tenant TEXT,"
+    " record BLOB NOT NULL)",
+    "CREATE INDEX templates_by_state ON templates (state, encoder)",
+    "CREATE TABLE changes (version INTEGER PRIMARY KEY AUTOINCREMENT, template_id TEXT NOT NULL, event TEXT NOT NULL,"
+    " reason TEXT, at REAL NOT NULL)",
+    "CREATE INDEX changes_by_template ON changes (template_id)",
+    "CREATE TABLE builds (builder TEXT NOT NULL, query_key TEXT NOT NULL, outcome TEXT NOT NULL, detail TEXT NOT NULL,"
+    " at REAL NOT NULL, PRIMARY KEY (builder, query_key))",
+    f"PRAGMA application_id = {0x746B7470}",
+    "PRAGMA user_version = 1",
+)
+"""What the first version wrote."""
+
+
+def first_layout(path: Path, records: list[dict[str, Any]]) -> None:
+    with sqlite3.connect(path) as raw:
+        for statement in LAYOUT_1:
+            raw.execute(statement)
+        for record in records:
+            row = (record["id"], record["state"], record["encoder"], record["tenant"], msgspec.msgpack.encode(record))
+            raw.execute("INSERT INTO templates VALUES (?, ?, ?, ?, ?)", row)
+            raw.execute(
+                "INSERT INTO changes (template_id, event, reason, at) VALUES (?, 'added', NULL, 1.0)", (record["id"],)
+            )
+        raw.execute("INSERT INTO builds VALUES ('llm', 'k', 'built', 'x', 1.0)")
+    raw.close()
+
+
+def test_a_file_of_the_first_layout_is_brought_to_this_one_with_everything_in_it(tmp_path: Path) -> None:
+    new = {"source_versions", "query_keys", "licence", "schema"}
+    records = []
+    for number in range(3):
+        made = msgspec.structs.replace(template(f"question {number}"), interactions=("shared", f"i{number}"))
+        records.append({name: value for name, value in msgspec.structs.asdict(made).items() if name not in new})
+    path = tmp_path / "templates.db"
+    first_layout(path, records)
+    for _ in range(2):
+        with TemplateStore(path) as store:
+            assert store.version() == 3
+            assert [made.id for made in store.templates()] == [record["id"] for record in records]
+            assert store.templates()[0].licence is None
+            assert store.made_from(["i1"]) == [records[1]["id"]]
+            assert len(store.made_from(["shared", "unknown"])) == 3
+            assert store.builds("llm") == {"k": BuildRecord("k", "built", "x")}
+            assert store.worth() == {}
+    with TemplateStore(path) as store:
+        store.set_worth({records[0]["id"]: WORTH})
+        store.add(template("a new one"))
+        assert (store.version(), store.worth()) == (5, {records[0]["id"]: WORTH})
+
+
+def test_a_damaged_file_of_the_first_layout_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "templates.db"
+    made = msgspec.structs.asdict(template())
+    first_layout(path, [made])
+    with sqlite3.connect(path) as raw:
+        raw.execute("UPDATE templates SET record = x'c1'")
+    raw.close()
+    with pytest.raises(TemplateStoreError, match="is damaged"):
+        TemplateStore(path)
+    with sqlite3.connect(path) as raw:
+        assert raw.execute("PRAGMA user_version").fetchone() == (1,)
+
+
+WORTH = Worth(shown=9, control=3, wins=4, losses=1, uplift=None, low=None, high=None, updated_at=5.0)
+
+
+def test_worth_is_kept_beside_the_templates_and_raises_the_version(store: TemplateStore) -> None:
+    one, two = template("one"), template("two")
+    store.add_all([one, two])
+    store.set_worth({one.id: WORTH, two.id: WORTH})
+    better = msgspec.structs.replace(WORTH, uplift=0.2, low=0.1, high=0.3)
+    store.set_worth({two.id: better})
+    store.set_worth({})
+    assert store.worth() == {one.id: WORTH, two.id: better}
+    assert store.version() == 4
+    assert store.get(one.id) == one
+    assert [(change.version, change.event, change.reason) for change in store.changes_since(2)] == [
+        (3, "worth", "2 templates"), (4, "worth", "1 templates"),
+    ]  # fmt: skip
+
+
+def test_the_parents_of_a_template_lead_to_it(store: TemplateStore) -> None:
+    made = create_template(
+        ENCODER, "how far", PLAN, builder="llm:x@3", interactions=["i1", "i2"], query_keys=["q"],
+        source_models=["a", "b"], source_versions={"a": "2024-05"}, licence="restricted",
+    )  # fmt: skip
+    store.add(made)
+    assert store.get(made.id) == made
+    assert store.made_from(["i2"]) == [made.id]
+    assert store.made_from(str(i) for i in range(2_000)) == []
+
+
+def test_several_are_moved_together_or_none_is(store: TemplateStore) -> None:
+    one, two = template("one"), template("two")
+    store.add_all([one, two])
+    store.retire(two.id)
+    with pytest.raises(TemplateStoreError, match="is retired and cannot become quarantined"):
+        store.set_states([one.id, two.id], "quarantined")
+    assert store.get(one.id) == one
+    assert [made.state for made in store.set_states([one.id, two.id, one.id], "retired", "erased")] == ["retired"] * 3
+    assert store.version() == 4
+
+
+def test_a_full_disk_is_named_and_nothing_is_lost(store: TemplateStore) -> None:
+    kept = [template(f"question {i}") for i in range(3)]
+    store.add_all(kept)
+    with store._file.reading() as db:
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+        db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(TemplateStoreError, match=r"full.*check that the disk has room"):
+        store.add_all(template(f"more {i}") for i in range(500))
+    assert store.templates() == kept
+    with TemplateStore(store.path) as again:
+        assert again.add(template("with room again"))
+        assert len(again.templates()) == 4

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from offline.template_commands import templates_app
+from templates_store.index_files import INDEX_FOLDER, read_index
 from templates_store.store import STORE_FILE, TemplateStore
 from tests.templates.solved import ANSWERS, GOOD, TANK
 from tests.templates.test_best_answers import ROW, chat_answer, logged, scored, write_rows
@@ -167,3 +169,13 @@ async def test_a_model_that_fails_gives_exit_code_3_and_is_tried_again(
     assert "0 built, 0 rejected, 1 failed" in failed.stdout
     assert "bad key" in failed.stderr
     assert "1 built" in (await asyncio.to_thread(run, tmp_path, *llm)).stdout
+
+
+def test_reindex_makes_the_index_anew_from_the_records_and_names_a_damaged_one(tmp_path: Path) -> None:
+    id_ = add(tmp_path)
+    assert run(tmp_path, "reindex").stdout.startswith("1 templates are in the index")
+    assert len(read_index(tmp_path / INDEX_FOLDER, ENCODER.hash).block) == 1
+    with sqlite3.connect(tmp_path / STORE_FILE) as raw:
+        raw.execute("UPDATE templates SET record = x'00' WHERE id = ?", (id_,))
+    assert "is damaged" in run(tmp_path, "reindex", code=2).stderr
+    assert len(read_index(tmp_path / INDEX_FOLDER, ENCODER.hash).block) == 1
