@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from encoders.features import FEATURE_SET
 from routers.cost_scale import CostScale
 from routers.ensemble_fit import fitted
-from routers.ensemble_forest import Forest
+from routers.ensemble_forest import Forest, walker
 from routers.ensemble_inputs import Inputs
 from routers.ensemble_margin import Trust, guarded
 from routers.ensemble_novelty import Novelty
@@ -66,6 +66,7 @@ class EnsembleRouter:
         self.novelty = novelty
         self.trust = trust
         self._scale = np.float32(1.0 / len(forest.roots))
+        self._walk, self._rows = walker(forest), table.take
         self._blank = np.full(len(arms), np.nan, dtype=np.float32)
 
     @classmethod
@@ -87,8 +88,8 @@ class EnsembleRouter:
         if not vector.any():
             return self.overall
         row = self.inputs.one(vector, features)
-        mean = self.table.take(self.forest.leaves(row), 0).sum(0) * self._scale
-        return self._told(mean, self.novelty.novel(row))
+        mean = self._rows(self._walk(row), 0).sum(0) * self._scale
+        return self._told(mean, bool(self.novelty.novel(row)))
 
     def predict_batch(
         self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
@@ -105,15 +106,16 @@ class EnsembleRouter:
             column[empty] = typical
         return told
 
-    def _told(self, mean: F32, novel: NDArray[np.bool_]) -> Prediction:
+    def _told(self, mean: F32, novel: NDArray[np.bool_] | bool) -> Prediction:
         """Predictions from mean rows of the table, [columns] or [n, columns]; `novel` is one bool, or [n, 1]."""
         m, trust = len(self.arms), self.trust
         quality, std = mean[..., :m], self.spread * np.sqrt(mean[..., m : m + 1])
-        if novel.any():
+        margin: F32 | float = trust.margin
+        if np.any(novel):
             believed = np.where(novel, np.float32(trust.belief), np.float32(1.0))
             quality = self.overall.quality + believed * (quality - self.overall.quality)
             std = np.sqrt(std * std + np.where(novel, np.float32(trust.drift), np.float32(0.0)))
-        margin = np.where(novel, np.float32(np.inf), np.float32(trust.margin))
+            margin = np.where(novel, np.float32(np.inf), np.float32(trust.margin))
         quality = guarded(quality, self.single, margin)
         times, at = [], m + 1
         for typical in (self.overall.cost_usd, self.overall.latency_s):

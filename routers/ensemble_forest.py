@@ -8,6 +8,7 @@ first, then what sets each arm apart.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,14 +44,6 @@ class Forest(NamedTuple):
     roots: Integers
     depth: int
 
-    def leaves(self, row: F32) -> Integers:
-        """The leaf of one query in every tree, intp [T]."""
-        node = self.roots
-        feature, threshold, child = self.feature.take, self.threshold.take, self.child.take
-        for _ in range(self.depth):
-            node = child(2 * node + (row.take(feature(node)) > threshold(node)))
-        return node
-
     def leaves_batch(self, rows: F32) -> Integers:
         """The leaves of many queries, intp [n, T]."""
         node = np.tile(self.roots, (len(rows), 1))
@@ -58,6 +51,23 @@ class Forest(NamedTuple):
         for _ in range(self.depth):
             node = self.child[2 * node + (rows[at, self.feature[node]] > self.threshold[node])]
         return node
+
+
+def walker(forest: Forest) -> Callable[[F32], Integers]:
+    """A function from one query's inputs to its leaf in every tree, intp [T].
+
+    It counts in sides (left and right of a node), which spares a product on each of the steps.
+    """
+    feature, threshold = np.repeat(forest.feature, 2).take, np.repeat(forest.threshold, 2).take
+    child, start, depth = (2 * forest.child).take, 2 * forest.roots, forest.depth
+
+    def leaves(row: F32) -> Integers:
+        side, value = start, row.take
+        for _ in range(depth):
+            side = child(side + (value(feature(side)) > threshold(side)))
+        return side >> 1
+
+    return leaves
 
 
 class Levels(NamedTuple):

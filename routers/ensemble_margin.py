@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from routers.protocol import F32
 
 F64 = NDArray[np.float64]
-Integers = NDArray[np.intp]
 
 MARGINS: Final = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, np.inf)
 STANDARD_ERRORS = 0.5
@@ -35,17 +34,17 @@ class Trust(NamedTuple):
     drift: float
 
 
-def guarded(quality: F32, single: Integers | int, margin: F32 | float) -> F32:
+def guarded(quality: F32, single: int, margin: F32 | float) -> F32:
     """`quality` ([M] or [n, M]) with every advantage over the arm `single` reduced by `margin`, down to just behind.
 
-    `single` and `margin` are one for all, or, for a batch, of shape [n, 1].
+    `margin` is one for all, or, for a batch, of shape [n, 1].
     """
-    at = np.full((*quality.shape[:-1], 1), single)
-    base = np.take_along_axis(quality, at, -1)
+    base = quality[..., single : single + 1]
     ahead = quality - base
-    kept = np.where(ahead > margin, ahead - margin, np.minimum(ahead, np.where(np.asarray(margin) > 0, -BEHIND, 0.0)))
-    np.put_along_axis(kept, at, 0.0, -1)
-    clipped: F32 = np.clip(base + kept, 0.0, JUST_BELOW_ONE).astype(np.float32, copy=False)
+    behind = np.minimum(ahead, np.where(np.greater(margin, 0), -BEHIND, np.float32(0.0)))
+    kept = np.where(ahead > margin, ahead - margin, behind)
+    kept[..., single] = 0.0
+    clipped: F32 = np.minimum(np.maximum(base + kept, np.float32(0.0)), JUST_BELOW_ONE).astype(np.float32, copy=False)
     return clipped
 
 

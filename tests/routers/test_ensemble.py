@@ -9,7 +9,7 @@ import pytest
 
 from encoders.features import FEATURE_SET, NAMES, TAG
 from routers.ensemble import EnsembleRouter
-from routers.ensemble_forest import Forest, node_sums, node_values
+from routers.ensemble_forest import Forest, node_sums, node_values, walker
 from routers.ensemble_margin import chosen_margin, guarded
 from routers.ensemble_novelty import Novelty
 from routers.protocol import F32, Outcomes, TrainingError
@@ -41,7 +41,7 @@ def with_form(outcomes: Outcomes, seed: int = 0) -> tuple[Outcomes, F32]:
 def test_a_query_goes_left_or_right_alone_and_in_a_batch() -> None:
     rows = np.array([[9, 0.4], [0, 0.6], [0, 0.5]], dtype=np.float32)
     assert STUMP.leaves_batch(rows)[:, 0].tolist() == [1, 2, 1]
-    assert [STUMP.leaves(row)[0] for row in rows] == [1, 2, 1]
+    assert [walker(STUMP)(row)[0] for row in rows] == [1, 2, 1]
 
 
 def test_node_values_are_shrunk_toward_the_parent_by_hand() -> None:
