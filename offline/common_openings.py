@@ -26,10 +26,15 @@ _TASK_OF_ALL = 0.5
 """Questions are related too if so many of them are of one task, and that task is no more than this share of all."""
 _SEED = 0
 _FUNCTION_WORDS = frozenset(
-    "a all am an and any are as at be but by can did do does each every find following for from give given had has have "
-    "how i if in into is it its me my no not of on one or our out please question shall should so such that the their "
-    "them then there these they this those to up us was we were what when where which who whose why will with would "
-    "you your".split()
+    re.findall(
+        r"\w+",
+        """
+        a all am an and any are as at be but by can did do does each every find following for from give given
+        had has have how i if in into is it its me my no not of on one or our out please question shall should
+        so such that the their them then there these they this those to up us was we were what when where which
+        who whose why will with would you your
+        """,
+    )
 )
 
 

@@ -79,8 +79,8 @@ _ACTION = re.compile(
 _COMMAND = re.compile(
     r"^(?!(?:all|also|any|are|at|because|both|but|by|can|did|do|does|even|from|had|has|have|here|how|if|in|is|just|not|of|on"
     r"|once|only|over|since|so|some|such|than|that|the|then|there|this|thus|to|under|was|were|what|when|where|which|while|who"
-    r"|why|with|yet)\b)[a-z]{3,}(?: (?:out|up|down|off|back|together))? (?:(?:the|an?|each|every|all|both|any|its|their|this"
-    r"|that|these|those|one|two|three|whether|how|what|which|it|them|in|from|by|to|with)\b|\[)",
+    r"|why|with|yet)\b)[a-z]{3,}(?: (?:out|up|down|off|back|together))? (?:(?:the|an?|each|every|all|both|any|its|their"
+    r"|this|that|these|those|one|two|three|whether|how|what|which|it|them|in|from|by|to|with)\b|\[)",
     re.I,
 )
 """A verb with its object: `reverse the letters`, `sort them`, `carry out each`."""

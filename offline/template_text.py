@@ -11,6 +11,7 @@ answer, repeat the question, or be tied to its numbers.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from offline.best_answers import SolvedQuery
@@ -19,6 +20,7 @@ from templates_store.sanitize import sanitize
 LEAST_CHARS = 80
 MOST_CHARS = 900
 MOST_STEPS = 3
+_LONGEST_WORD = 60
 _COPIED_WORDS = 12
 """A run of this many words of the question in a template means that the question was copied."""
 
@@ -70,6 +72,7 @@ def validated(text: str, solved: SolvedQuery) -> str:
         raise TextRejected("nothing is left of it once instructions, markup and secrets are taken out")
     parts = read_parts(clean)
     _check_form(clean, parts)
+    _check_prose(clean, solved)
     _check_leaks(clean, solved)
     return parts.text()
 
@@ -121,7 +124,24 @@ def _check_form(clean: str, parts: Parts) -> None:
         if count > most:
             raise TextRejected(f"the part {name!r} must have at most {most} sentence{'s' * (most > 1)}, it has {count}")
         if len(re.findall(r"[^\W\d_]{2,}", part)) < 4:
-            raise TextRejected(f"the part {name!r} must say something, it is {part[:60]!r}")
+            raise TextRejected(f"the part {name!r} must say something (it is {part[:60]!r})")
+
+
+def _check_prose(clean: str, solved: SolvedQuery) -> None:
+    if "[encoded]" in clean or any(len(word) > _LONGEST_WORD for word in clean.split()):
+        raise TextRejected("it holds something encoded; write plain words")
+    known = _scripts(" ".join((solved.query, *(answer.text for answer in solved.answers)))) | {"LATIN", "GREEK"}
+    foreign = _scripts(clean) - known
+    if foreign:
+        raise TextRejected(f"it is written in a script that the question does not use ({min(foreign).title()})")
+    for word in re.findall(r"[^\W\d_]{4,}", clean):
+        if len(_scripts(word) & {"LATIN", "GREEK", "CYRILLIC"}) > 1:
+            raise TextRejected(f"it mixes the letters of several scripts in one word ({word[:20]!r})")
+
+
+def _scripts(text: str) -> set[str]:
+    """The scripts of the letters of a text, as Unicode names them."""
+    return {unicodedata.name(char, "UNKNOWN").split()[0] for char in set(text) if char.isalpha()}
 
 
 def _check_leaks(clean: str, solved: SolvedQuery) -> None:

@@ -11,7 +11,10 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterator
+
+from templates_store.instructions import addresses_model
 
 TAG_WORD = "reference_plans"
 """Name of the delimiters around the block of templates. It can never occur in a sanitized text."""
@@ -50,6 +53,24 @@ def _dense(match: re.Match[str]) -> str:
     return "[secret]" if digits >= 4 and len(run) - digits >= 4 else run
 
 
+def _encoded(match: re.Match[str]) -> str:
+    """A run that is text in base64 or in hexadecimal digits hides what it says; chance makes no such run."""
+    run = match.group()
+    try:
+        hidden = bytes.fromhex(run) if re.fullmatch(r"(?:[0-9a-fA-F]{2})+", run) else _decoded(run)
+    except ValueError:
+        return run
+    readable = sum(32 <= byte < 127 or byte in (9, 10, 13) for byte in hidden)
+    return "[encoded]" if len(hidden) >= _HIDDEN_BYTES and readable == len(hidden) else run
+
+
+def _decoded(run: str) -> bytes:
+    bare = run.rstrip("=").replace("+", "-").replace("/", "_")
+    return urlsafe_b64decode(bare[: len(bare) - (len(bare) % 4 == 1)] + "=" * (-len(bare) % 4))
+
+
+_HIDDEN_BYTES = 11
+
 _Replacement = str | Callable[[re.Match[str]], str]
 
 _PRIVATE: tuple[tuple[re.Pattern[str], _Replacement], ...] = (
@@ -76,6 +97,7 @@ _PRIVATE: tuple[tuple[re.Pattern[str], _Replacement], ...] = (
     (re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])"), "[id]"),
     (re.compile(r"(?<!\w)\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}(?!\w)"), "[phone]"),
     (re.compile(r"(?<!\w)(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[.-]\d{4}(?!\w)"), "[phone]"),
+    (re.compile(r"(?<![A-Za-z0-9_+/=-])[A-Za-z0-9_+/-]{15,}={0,2}(?![A-Za-z0-9_+/=-])"), _encoded),
     (re.compile(r"[A-Za-z0-9_+/=-]{24,}"), _dense),
 )
 
@@ -85,40 +107,25 @@ _MARKUP: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"</?[a-z][\w:-]*(?:\s+[\w:-]+\s*=[^<>]{0,200})?\s*/?>|<!--|-->|<\?|\?>", re.I), " "),
     (re.compile(r"!?\[([^\[\]]{0,200})\]\([^()\s]{0,500}\)"), r" \1 "),
     (re.compile(r"\b(?:[a-z][a-z0-9+.-]{1,20}://|www\.|data:[a-z]+/)(?:\S*[^\s.,;:!?)])?", re.I), "[link]"),
+    (
+        re.compile(
+            r"(?<![\w@.])(?:[\w-]{2,}\.)+(?:com|net|org|io|ai|dev|app|xyz|info|biz|ru|cn|test|example|invalid)(?![\w-]|\.\w)(?:/\S*)?",
+            re.I,
+        ),
+        "[link]",
+    ),
+    (
+        re.compile(
+            r"(?:^|(?<=\s))(?:System|SYSTEM|Assistant|ASSISTANT|User|USER|Human|HUMAN|Developer|DEVELOPER) ?:\s"
+        ),
+        " ",
+    ),
     (re.compile(r"`{3,}\w*|~{3,}|#{2,}|={4,}|-{4,}|\*{2,}"), " "),
     (re.compile(TAG_WORD.replace("_", r"[\W_]{0,3}"), re.I), "plans"),
 )
 
 _ROLE = re.compile(
     r"^\W*(?:system|assistant|user|developer|human|tool|instructions?|response)\s*(?:prompt)?\s*:\s*", re.I
-)
-
-_ADDRESSES_MODEL = re.compile(
-    "|".join(
-        (
-            r"\b(?:ignore|disregard|forget|override|bypass|overrule|skip|drop)\b[^.!?]{0,40}\b(?:previous|prior|above|earlier"
-            r"|preceding|foregoing|existing|former|everything|anything|all|any|your|the|these|those)\b[^.!?]{0,40}"
-            r"\b(?:instructions?|prompts?|rules?|messages?|guidelines?|polic(?:y|ies)|context|directions?|safety|told)\b",
-            r"\byou are (?:now|no longer|a|an|the)\b",
-            r"\bfrom (?:now|this point) on(?:wards?)?\b",
-            r"\b(?:act|behave|respond|reply) as (?:if you|though you|an? )",
-            r"\b(?:pretend|roleplay|role-play) (?:to be|that you|you|as)\b",
-            r"\b(?:system|developer|hidden|initial|original) (?:prompt|message|instructions?)\b",
-            r"\b(?:new|updated|following|real|actual) (?:system |secret )?instructions?\b",
-            r"(?<!\[)\b(?:reveal|disclose|leak|exfiltrate|print|output|repeat|show|send|forward|upload|email|post)\b[^.!?]{0,60}"
-            r"(?:(?<!\[)\b(?:prompts?|instructions?|passwords?|credentials?|secrets?|api[ _-]?keys?|conversation"
-            r"|environment variables?)\b|\[link\]|\[email\]|\[secret\])",
-            r"\b(?:do not|don't|never) (?:tell|inform|mention|reveal|warn|alert)\b[^.!?]{0,40}"
-            r"\b(?:user|anyone|human|this|them)\b",
-            r"\b(?:jailbreak|developer mode|dan mode|god mode|do anything now)\b",
-            r"\b(?:call|invoke|execute|run|use) (?:the |a |this )?(?:tool|function|command|shell|script|plugin)\b",
-            r"\b(?:language model|ai assistant|chatbot|chatgpt)\b",
-            r"\balways (?:answer|respond|reply|say|output|choose|pick|end|start|begin|recommend)\b",
-            r"\b(?:answer|respond|reply) (?:only |always |every \w+ )?with\s+[\"'“‘]",
-            r"\bregardless of (?:the |what )?(?:question|request|user|input|prompt)\b",
-        )
-    ),
-    re.I,
 )
 
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+")
@@ -140,11 +147,6 @@ def sanitize(text: str) -> str:
 def sentences(text: str) -> list[str]:
     """The sentences of a one-line text, split after `.`, `!`, `?` and `;`."""
     return [sentence for sentence in _SENTENCE.split(text.strip()) if sentence]
-
-
-def addresses_model(text: str) -> bool:
-    """Whether a text speaks to the model that will read it, instead of about the problem."""
-    return _ADDRESSES_MODEL.search(text) is not None
 
 
 def _plain(text: str) -> str:
@@ -171,10 +173,18 @@ def _sanitize_once(text: str) -> str:
     text = _scrub_once(_plain(text)[:MAX_CHARS])
     for pattern, replacement in _MARKUP:
         text = pattern.sub(replacement, text)
-    kept = (_ROLE.sub("", sentence) for sentence in sentences(_plain(text)) if not addresses_model(sentence))
-    joined = " ".join(sentence for sentence in kept if sentence)
+    whole = sentences(_plain(text))
+    joined = _joined(whole)
+    if not addresses_model(joined):
+        return joined
+    joined = _joined([sentence for sentence in whole if not addresses_model(sentence)])
     # An instruction may be spread over what was split into sentences; then nothing of the text can be trusted.
     return "" if addresses_model(joined) else joined
+
+
+def _joined(whole: list[str]) -> str:
+    bare = (_ROLE.sub("", sentence) for sentence in whole)
+    return " ".join(sentence for sentence in bare if sentence)
 
 
 def _settle(text: str, step: Callable[[str], str]) -> str:
