@@ -145,8 +145,10 @@ class TemplateIndex:
             and template.encoder == self.encoder
         ]
 
-    def changed(self, changes: Mapping[str, Template], version: int, left_out: int, worth: Mapping[str, Worth]) -> Self:
-        """The snapshot after these templates (by id) have become what they are now."""
+    def changed(
+        self, changes: Mapping[str, Template | None], version: int, left_out: int, worth: Mapping[str, Worth]
+    ) -> Self:
+        """The snapshot after these templates (by id) have become what they are now; None: one that is erased."""
         dead, fresh = set(self.dead.rows.tolist()), dict(self.fresh)
         gone = {int(id_, 16) for id_ in changes}
         for tenant, group in self.fresh.items():
@@ -158,7 +160,7 @@ class TemplateIndex:
             row = self.block.row_of(int(id_, 16))
             if row is not None:
                 dead.add(row)
-            if template.state != "active" or template.encoder != self.encoder:
+            if template is None or template.state != "active" or template.encoder != self.encoder:
                 continue
             if row is not None and self.block.vectors[row].tobytes() == template.vector:
                 dead.discard(row)

@@ -44,6 +44,12 @@ class RecordCache:
             for id_ in ids:
                 self._kept.pop(id_, None)
 
+    def forget_all(self) -> None:
+        """Read every record anew when it is next found."""
+        with self._lock:
+            self._changes += 1
+            self._kept.clear()
+
     def _remember(self, read: dict[str, Template], before: int) -> None:
         with self._lock:
             if self._changes != before:
