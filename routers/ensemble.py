@@ -6,7 +6,8 @@ the root (`routers.ensemble_forest`); the forest's prediction is the mean over i
 
 An arm is put above the best single arm only if its predicted advantage exceeds a margin. The margin is chosen inside
 the training data, from predictions by trees that have not seen the query: where nothing is to be won it is infinite,
-and the choice at preference 1 is the best single arm.
+and the choice at preference 1 is the best single arm. A query unlike anything that was learned from
+(`routers.ensemble_novelty`) gets that arm too, unless it carries a task tag that was (`routers.ensemble_tags`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from routers.ensemble_forest import Forest, walker
 from routers.ensemble_inputs import Inputs
 from routers.ensemble_margin import Trust, guarded
 from routers.ensemble_novelty import Novelty
+from routers.ensemble_tags import Tags
 from routers.protocol import F32, Outcomes, Prediction, TrainingError
 from routers.rows import prepared
 
@@ -49,6 +51,7 @@ class EnsembleRouter:
         single: int,
         novelty: Novelty,
         trust: Trust,
+        tags: Tags,
     ) -> None:
         """`table` [S, columns]: per node quality [M], its support [1], and where known cost [M] and latency [M] as
         factors of `overall`, the means over everything. `spread` [M] times the root of the inverse support is the
@@ -65,6 +68,8 @@ class EnsembleRouter:
         self.single = single
         self.novelty = novelty
         self.trust = trust
+        self.tags = tags
+        self._moves = dict(zip(tags.codes.tolist(), tags.moves, strict=True))
         self._scale = np.float32(1.0 / len(forest.roots))
         self._walk, self._rows = walker(forest), table.take
         self._blank = np.full(len(arms), np.nan, dtype=np.float32)
@@ -89,7 +94,11 @@ class EnsembleRouter:
             return self.overall
         row = self.inputs.one(vector, features)
         mean = self._rows(self._walk(row), 0).sum(0) * self._scale
-        return self._told(mean, bool(self.novelty.novel(row)))
+        move = None if features is None else self._moves.get(float(features[-1]))
+        if move is None:
+            return self._told(mean, bool(self.novelty.novel(row)))
+        mean[: len(move)] += move
+        return self._told(mean, False)
 
     def predict_batch(
         self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
@@ -100,7 +109,13 @@ class EnsembleRouter:
         total = np.zeros((len(vectors), self.table.shape[1]), dtype=np.float32)
         for tree in range(leaves.shape[1]):
             total += self.table[leaves[:, tree]]
-        told = self._told(total * self._scale, self.novelty.novel(rows)[:, None])
+        mean, novel = total * self._scale, self.novelty.novel(rows)
+        if features is not None:
+            place = self.tags.places(features[:, -1])
+            known = place >= 0
+            mean[known, : len(self.arms)] += self.tags.moves[place[known]]
+            novel &= ~known
+        told = self._told(mean, novel[:, None])
         empty = ~vectors.any(axis=1)
         for column, typical in zip(told, self.overall, strict=True):
             column[empty] = typical
@@ -139,6 +154,8 @@ class EnsembleRouter:
             "table": self.table,
             "spread": self.spread,
             **{f"novelty_{name}": getattr(self.novelty, name) for name in NOVELTY},
+            "tag_codes": self.tags.codes,
+            "tag_moves": self.tags.moves,
             "trust": np.array([self.novelty.least, *self.trust]),
             **{f"overall_{name}": column for name, column in self.overall._asdict().items()},
         }
@@ -172,4 +189,5 @@ class EnsembleRouter:
             int(meta["single"]),
             Novelty(least=least, **{name: arrays[f"novelty_{name}"] for name in NOVELTY}),
             Trust(*trust),
+            Tags(arrays["tag_codes"], arrays["tag_moves"]),
         )

@@ -18,6 +18,7 @@ from routers.ensemble_forest import (
 from routers.ensemble_inputs import Inputs
 from routers.ensemble_margin import Trust, chosen_margin
 from routers.ensemble_novelty import Novelty
+from routers.ensemble_tags import Tags
 from routers.protocol import F32, Outcomes, Prediction, TrainingError
 from routers.rows import weights
 from routers.shrinkage import group_sums, quality_means, ratio_means
@@ -75,6 +76,7 @@ class Found(NamedTuple):
     single: int
     novelty: Novelty
     trust: Trust
+    tags: Tags
 
 
 def fitted(outcomes: Outcomes, seed: int, trees: int = TREES, min_leaf: int = MIN_LEAF) -> Found:
@@ -94,13 +96,15 @@ def fitted(outcomes: Outcomes, seed: int, trees: int = TREES, min_leaf: int = MI
     bagged = bagged_forest(lesson, trees, min_leaf, seed)
     unseen = out_of_bag(bagged, lesson, means)
     known = np.isfinite(unseen[:, 0])
+    codes = np.zeros(len(known), dtype=np.float32) if outcomes.features is None else outcomes.features[:, -1]
+    tags, unseen = _tags(lesson, unseen, known, codes)
     margin = chosen_margin(unseen[known], lesson.values[known], lesson.inverse[known], single)
     form = len(inputs.typical)
     trust = Strangers.held_out(lesson, form, trees, min_leaf, seed).trust(margin)
     noise = _noise(unseen[known], lesson.values[known], lesson.counts[known])
     overall, table, spread = _table(outcomes, lesson, bagged, noise)
     novelty = Novelty.learned(lesson.rows, form, seed)
-    return Found(inputs, bagged.forest, table, overall, spread, single, novelty, trust)
+    return Found(inputs, bagged.forest, table, overall, spread, single, novelty, trust, tags)
 
 
 def _lesson(outcomes: Outcomes, seed: int) -> tuple[Inputs, Lesson]:
@@ -149,6 +153,16 @@ def out_of_bag(bagged: Bagged, lesson: Lesson, means: F64) -> F64:
         total[free] += values[bagged.leaves[free, tree]]
         count[free] += 1
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _tags(lesson: Lesson, unseen: F64, known: NDArray[np.bool_], codes: F32) -> tuple[Tags, F64]:
+    """What the tags add, and `unseen` [N, M] with what the other half of the rows says that they add."""
+    errors, halves = lesson.values - unseen, np.arange(len(known)) % 2
+    moved = unseen.copy()
+    for half in (0, 1):
+        others, own = known & (halves != half), halves == half
+        moved[own] = Tags.learned(codes[others], errors[others], lesson.counts[others]).moved(unseen[own], codes[own])
+    return Tags.learned(codes[known], errors[known], lesson.counts[known]), moved
 
 
 def _noise(unseen: F64, values: F64, counts: F64) -> F64:

@@ -12,6 +12,7 @@ from routers.ensemble import EnsembleRouter
 from routers.ensemble_forest import Forest, node_sums, node_values, walker
 from routers.ensemble_margin import chosen_margin, guarded
 from routers.ensemble_novelty import Novelty
+from routers.ensemble_tags import Tags
 from routers.protocol import F32, Outcomes, TrainingError
 from tests.routers.worlds import world
 
@@ -140,3 +141,35 @@ def test_an_infinite_margin_survives_storage() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(TrainingError, match="must be at least"):
         EnsembleRouter.fit(world(), **settings)
+
+
+def test_a_tag_moves_what_the_forest_has_not_understood_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    codes = np.repeat(np.array([0.0, 5.0, 9.0, 7.0], dtype=np.float32), [400, 400, 400, 10])
+    errors = 0.1 * rng.standard_normal((1210, 2))
+    errors[codes == 5.0, 0] += 0.3
+    errors[codes == 9.0, 0] -= 0.3
+    tags = Tags.learned(codes, errors, np.ones((1210, 2)))
+    assert tags.codes.tolist() == [5.0, 9.0]
+    assert tags.moves == pytest.approx(np.array([[0.3, 0.0], [-0.3, 0.0]]), abs=0.03)
+    told = tags.moved(np.full((3, 2), 0.5), np.array([5.0, 7.0, 0.0], dtype=np.float32))
+    assert told[0] == pytest.approx([0.8, 0.5], abs=0.03)
+    assert told[1:] == pytest.approx(np.full((2, 2), 0.5))
+    assert np.abs(Tags.learned(codes, 0.1 * rng.standard_normal((1210, 2)), np.ones((1210, 2))).moves).max() < 0.01
+
+
+def test_a_query_that_carries_a_tag_is_answered_by_who_is_good_at_the_tag() -> None:
+    """The tag decides alone; neither the vector nor the form knows it."""
+    outcomes, features = with_form(world(rows=1200))
+    rng = np.random.default_rng(3)
+    tagged = rng.integers(1, 3, size=1200)
+    features[:, TAG] = tagged
+    truth = np.where(tagged[:, None] == 1, [0.9, 0.2, 0.3, 0.3, 0.3], [0.2, 0.9, 0.3, 0.3, 0.3])
+    quality = (rng.random((1200, 5)) < truth).astype(np.float32)
+    router = EnsembleRouter.fit(replace(outcomes, quality=quality, features=features), trees=12)
+    told = router.predict_batch(outcomes.vectors[:200], features[:200])
+    assert np.mean(told.quality.argmax(axis=1) == tagged[:200] - 1) > 0.95
+    one = router.predict(outcomes.vectors[3], features[3])
+    assert one.quality == pytest.approx(told.quality[3], abs=1e-5)
+    again = EnsembleRouter.from_arrays(router.arrays(), router.meta())
+    assert np.array_equal(again.predict_batch(outcomes.vectors[:200], features[:200]).quality, told.quality)
