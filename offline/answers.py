@@ -10,8 +10,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -62,16 +63,30 @@ class Answer:
         return hashlib.sha256(f"{self.tenant or ''}\0{text}".encode()).hexdigest()[:16]
 
 
-def answers_from_log(log: TrafficLog, *, since: float = 0.0, shared: bool = False) -> Iterator[Answer]:
-    """The complete answers in the log whose content may be used. `shared` makes what comes of them visible to all keys.
+def answers_from_log(
+    log: TrafficLog,
+    *,
+    since: float = 0.0,
+    until: float | None = None,
+    shared: bool = False,
+    shared_workloads: Sequence[str] = (),
+    erased: Callable[[Interaction], bool] = lambda interaction: False,
+) -> Iterator[Answer]:
+    """The complete answers in the log whose content may be used.
 
-    Left out: whatever was sent with `store: false`, what was not answered completely, and answers without text.
+    What comes of them is visible to the key that asked alone, unless `shared`, or unless the request's workload matches
+    one of the globs `shared_workloads`. Left out: whatever was sent with `store: false` or is `erased`, what was not
+    answered completely, and answers without text.
     """
     scores: dict[str, dict[str, list[float]]] = {}
-    for score in log.read_scores(since):
+    for score in log.read_scores(since, until):
         scores.setdefault(score.interaction_id, {}).setdefault(score.source, []).append(score.value)
-    for interaction in log.read_interactions(since):
-        answer = _logged(interaction, scores.get(interaction.id, {}), shared)
+    for interaction in log.read_interactions(since, until):
+        if erased(interaction):
+            continue
+        workload = interaction.workload
+        everybody = shared or (workload is not None and any(fnmatchcase(workload, glob) for glob in shared_workloads))
+        answer = _logged(interaction, scores.get(interaction.id, {}), everybody)
         if answer is not None:
             yield answer
 

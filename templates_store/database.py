@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from templates_store.layout import APPLICATION_ID, LAYOUT, make, migrate
 _CHECKED_BYTES = 32 * 1024 * 1024
 """Up to this size a file is checked as a whole when it is opened; a larger one is checked for its length, and each of
 its records when it is read."""
+
+
+_COMPACT_S = 10.0
 
 
 class TemplateStoreError(RuntimeError):
@@ -54,6 +58,24 @@ class TemplateDatabase:
         """Let a crash of the machine (not of the process) undo the newest changes: for a file that is only a copy."""
         with self.reading() as db:
             db.execute("PRAGMA synchronous = NORMAL")
+
+    def compact(self) -> None:
+        """Write the file anew without what was removed from it, and empty its log.
+
+        Raises
+        ------
+        TemplateStoreError: it cannot be written, or another process reads an older state of it for too long.
+        """
+        until = time.monotonic() + _COMPACT_S
+        with self.reading() as db:
+            db.execute("VACUUM")
+            while db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                if time.monotonic() > until:
+                    raise TemplateStoreError(
+                        f"what was removed from {self.path} may still be in its log {self.path.name}-wal, because "
+                        "another process reads it; run the same command again"
+                    )
+                time.sleep(0.02)
 
     def _open(self) -> None:
         with self.reading() as db:

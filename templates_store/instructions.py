@@ -52,7 +52,8 @@ _ENGLISH = re.compile(
 
 _PAYLOAD = re.compile(
     r"\b(?i:say|state|print|output|append|mention|conclude|finish|end|begin|start|open|close|reply|respond|answer|write"
-    r"|add|insert|include)\b[^.!?]{0,40}\b(?i:with|by|words?|phrase|sentence|string|saying|line|token|marker|code ?word)\b"
+    r"|add|insert|include)\b[^.!?]{0,40}\b(?i:with|by|words?|phrase|sentence|string|saying|line"
+    r"|token|marker|code ?word)\b"
     r"[^.!?]{0,20}?"
     r"(?:(?<![\w])[\"“‘'«](?!(?i:yes|no|true|false|none|unknown|[a-j]|the answer is[^\"”’'»]*)[\"”’'»,.])"
     r"[^\"”’'»]{2,80}[\"”’'»]"

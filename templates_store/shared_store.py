@@ -15,6 +15,7 @@ import logging
 import sqlite3
 import threading
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +26,17 @@ from redis.retry import Retry
 
 from templates_store.database import TemplateStoreError
 from templates_store.records import check_record, decode_record, decode_worth
-from templates_store.store import WORTH, BuildRecord, Entry, Plan, TemplateStore, place_record, write_entries
+from templates_store.store import (
+    ERASED,
+    WORTH,
+    BuildRecord,
+    Entry,
+    Plan,
+    TemplateStore,
+    place_record,
+    remove_records,
+    write_entries,
+)
 from templates_store.template import Template
 
 LAYOUT = 1
@@ -54,6 +65,7 @@ for i = 1, tonumber(ARGV[4]) do
   local id, event, reason, when, record = unpack(ARGV, at, at + 4)
   redis.call('XADD', KEYS[6], version .. '-0', 'id', id, 'event', event, 'reason', reason, 'at', when)
   if record ~= '' then redis.call('HSET', KEYS[4], id, record) end
+  if event == 'erased' then redis.call('HDEL', KEYS[4], id) redis.call('HDEL', KEYS[5], id) end
   at = at + 5
 end
 while at + 1 <= #ARGV do
@@ -139,6 +151,22 @@ class SharedTemplateStore(TemplateStore):
         self._asked("hset", self._key(f"builds:{builder}"), record.query_key, msgspec.msgpack.encode(record))
         return fresh
 
+    def erase(self, ids: Iterable[str], marks: Iterable[str] = ()) -> list[str]:
+        erased = super().erase(ids, marks)
+        for key in self._builders() if erased else ():
+            for question, row in cast(dict[bytes, bytes], self._asked("hgetall", key)).items():
+                if any(id_.encode() in row for id_ in erased):
+                    self._asked("hdel", key, question)
+        return erased
+
+    def _builders(self) -> list[bytes]:
+        cursor, found = 0, list[bytes]()
+        while True:
+            cursor, keys = self._asked("scan", cursor, match=self._key("builds:*"), count=1_000)
+            found += keys
+            if cursor == 0:
+                return found
+
     def _write(self, plan: Plan) -> list[Entry]:
         for _ in range(_TRIES):
             self.catch_up()
@@ -188,6 +216,10 @@ class SharedTemplateStore(TemplateStore):
             for id_, value in worth.items():
                 decode_worth(self._file, value)
                 db.execute("INSERT OR REPLACE INTO worth VALUES (?, ?)", (id_.decode(), value))
+            gone = [fields[b"id"].decode() for _, fields in changes if fields[b"event"] == ERASED.encode()]
+            remove_records(db, [id_ for id_ in gone if id_])
+        if gone:
+            self.compact()
 
     def _join(self, path: Path) -> None:
         """See that the copy is of this Redis; if it is of another, or of one that has lost data, put it aside."""

@@ -3,8 +3,9 @@
 Every change is one row in `changes`, committed together with what it changes; the store's version is the number of the
 newest change. So the version only grows, a change that was acknowledged survives a crash (WAL, full synchronisation),
 and polling the version costs one look-up. One file may be open in several processes: the gateway reads, the command
-line writes. Templates are never deleted here, only retired. `templates_store.shared_store` is the same for replicas
-that share no disk; `templates_store.opening` opens whichever is configured.
+line writes. Templates are retired and kept, unless they are erased (`templates_store.erasure`).
+`templates_store.shared_store` is the same for replicas that share no disk; `templates_store.opening` opens whichever is
+configured.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ STORE_FILE = "templates.db"
 
 WORTH = "worth"
 """The event of a change that is about what templates were seen to do, and not about one of them."""
+
+ERASED = "erased"
+"""The event of a template that is gone for good, or (without an id) of what nothing may be made from any more."""
 
 _MANY = 500
 _PAGE = 512
@@ -194,6 +198,37 @@ class TemplateStore:
         """Take a template out of use for good. Raises TemplateStoreError if there is no such template."""
         return self.set_state(id_, "retired", reason)
 
+    def erase(self, ids: Iterable[str], marks: Iterable[str] = ()) -> list[str]:
+        """Remove templates for good: afterwards nothing of them is in the file but that they were there.
+
+        Each of the `marks` is kept as what nothing may be made from any more (see `erasures`). Returns the ids of those
+        that were there. Takes a time that grows with the file, which is written anew.
+
+        Raises
+        ------
+        TemplateStoreError: the store cannot be written, or another process reads an older state of it for too long.
+        """
+        wanted, wanted_marks = list(dict.fromkeys(ids)), list(dict.fromkeys(marks))
+
+        def plan(db: sqlite3.Connection) -> list[Entry]:
+            at = time.time()
+            there = [i for i in wanted if db.execute("SELECT 1 FROM templates WHERE id = ?", (i,)).fetchone()]
+            return [Entry(i, ERASED, None, at) for i in there] + [Entry("", ERASED, mark, at) for mark in wanted_marks]
+
+        entries = self._write(plan)
+        self.compact()
+        return [entry.template_id for entry in entries if entry.template_id]
+
+    def erasures(self) -> dict[str, float]:
+        """What nothing may be made from any more, and when that was said."""
+        query = "SELECT reason, max(at) FROM changes WHERE template_id = '' AND event = ? GROUP BY reason"
+        with self._file.reading() as db:
+            return dict(db.execute(query, (ERASED,)).fetchall())
+
+    def compact(self) -> None:
+        """Write the file anew, so that nothing is left in it of what was removed. Raises TemplateStoreError."""
+        self._file.compact()
+
     def set_vectors(self, encoder: str, vectors: Mapping[str, bytes]) -> int:
         """Give templates (by id) the vectors of another encoder, in one transaction. Returns how many there were."""
 
@@ -332,6 +367,7 @@ class TemplateStore:
 
 def write_entries(db: sqlite3.Connection, entries: Iterable[Entry]) -> None:
     """Make these changes inside the caller's transaction; each of them is a version."""
+    entries = list(entries)
     for entry in entries:
         row = (entry.template_id, entry.event, entry.reason, entry.at)
         db.execute("INSERT INTO changes (template_id, event, reason, at) VALUES (?, ?, ?, ?)", row)
@@ -339,6 +375,21 @@ def write_entries(db: sqlite3.Connection, entries: Iterable[Entry]) -> None:
             place_record(db, entry.template, msgspec.msgpack.encode(entry.template))
         for id_, worth in (entry.worth or {}).items():
             db.execute("INSERT OR REPLACE INTO worth VALUES (?, ?)", (id_, msgspec.msgpack.encode(worth)))
+    remove_records(db, [entry.template_id for entry in entries if entry.event == ERASED and entry.template_id])
+
+
+def remove_records(db: sqlite3.Connection, ids: Sequence[str]) -> None:
+    """Remove all that is known of these templates but the names of their changes, inside the caller's transaction."""
+    for start in range(0, len(ids), _MANY):
+        part = ids[start : start + _MANY]
+        marks = ",".join("?" * len(part))
+        db.execute(f"DELETE FROM templates WHERE id IN ({marks})", part)
+        db.execute(f"DELETE FROM worth WHERE template_id IN ({marks})", part)
+        db.execute(f"DELETE FROM parents WHERE template_id IN ({marks})", part)
+        db.execute(f"UPDATE changes SET reason = NULL WHERE template_id IN ({marks})", part)
+    for id_ in ids:
+        # Questions that had no template because of this one may have one now.
+        db.execute("DELETE FROM builds WHERE detail LIKE ?", (f"%{id_}%",))
 
 
 def place_record(db: sqlite3.Connection, template: Template, record: bytes) -> None:
@@ -352,9 +403,8 @@ def place_record(db: sqlite3.Connection, template: Template, record: bytes) -> N
 
 
 def _missing(db: sqlite3.Connection, templates: Mapping[str, Template]) -> list[Entry]:
-    """Additions of those templates that are not there, whatever their state."""
+    """Additions of those templates that are not there, whatever their state, and were not erased."""
     at = time.time()
-    known = {
-        id_ for id_ in templates if db.execute("SELECT 1 FROM templates WHERE id = ?", (id_,)).fetchone() is not None
-    }
+    there = "SELECT 1 FROM templates WHERE id = ? UNION ALL SELECT 1 FROM changes WHERE template_id = ? AND event = ?"
+    known = {id_ for id_ in templates if db.execute(there, (id_, id_, ERASED)).fetchone() is not None}
     return [Entry(id_, "added", None, at, made) for id_, made in templates.items() if id_ not in known]
