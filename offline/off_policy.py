@@ -145,8 +145,8 @@ def decisions_from_log(
 
     `counts` has the keys `read`, `used`, and why the rest was left out: `unanswered`; `pinned` (asked for by name, no
     decision); `unscored`; `fell_back` (another arm answered than was drawn); `cascaded` (which answer was kept depended
-    on the answer); `deterministic` (one of several eligible arms was certain, so nothing is known of the others; the
-    judgement is then about the traffic that explores); `encoder_mismatch` (another encoder's vector, and no text).
+    on the answer); `deterministic` (an eligible arm could not be drawn, so nothing is known of it; the judgement is
+    then about the traffic that explores); `encoder_mismatch` (another encoder's vector, and no text).
 
     Raises
     ------
@@ -184,7 +184,7 @@ def _left_out(interaction: Interaction, values: list[float] | None, encoder: str
         return "fell_back"
     if decision.cascade is not None:
         return "cascaded"
-    if decision.propensity >= 1.0 and sum(c.eliminated is None for c in decision.candidates) > 1:
+    if any(candidate.eliminated is None and candidate.propensity == 0.0 for candidate in decision.candidates):
         return "deterministic"
     if interaction.encoder == encoder and interaction.vector is not None:
         return None

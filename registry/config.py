@@ -156,9 +156,21 @@ class TemplatesConfig(Section):
         pattern=r"^rediss?://",
         description="`redis://HOST:PORT/DB` of templates that replicas share; a file in the data folder if left out.",
     )
+    retrieve: int = Field(20, ge=1, le=100, description="So many of the nearest are ranked again by worth.")
     top_k: int = Field(3, ge=1, le=20, description="At most this many templates in a prompt.")
-    min_similarity: float = Field(0.7, ge=-1, le=1, description="Least cosine similarity of a template's query.")
+    min_similarity: float | None = Field(
+        None,
+        ge=-1,
+        le=1,
+        description="Least cosine similarity of a template's query; the calibrated one, or else 0.7, if left out.",
+    )
     max_tokens: int = Field(600, gt=0, description="Budget of the block of templates, in tokens (estimated).")
+    control_share: float = Field(
+        0.05, ge=0, le=0.5, description="Share of the requests with templates that go without them, to measure them."
+    )
+    control_pinned: bool = Field(
+        False, description="Whether requests that name a `thought` arm themselves have a control share too."
+    )
 
 
 class LogConfig(Section):

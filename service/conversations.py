@@ -43,4 +43,7 @@ def turn_of(exchange: Exchange, wish: Hashable) -> Turn | None:
     usage = exchange.answer_usage
     read = None if usage is None else usage.prompt_tokens
     written = None if usage is None else usage.completion_tokens
-    return Turn(arm.id, (request.prompt_tokens if read is None else read) + (written or 0), wish)
+    # A control changes what is asked once, and not what the conversation goes on with.
+    drawn = exchange.withheld_from
+    stays = drawn if drawn is not None and drawn.partition("#")[0] == arm.id else arm.id
+    return Turn(stays, (request.prompt_tokens if read is None else read) + (written or 0), wish)

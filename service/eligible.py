@@ -12,6 +12,7 @@ from service.limits import Key
 from service.openai_api.requests import ModelRequest
 from service.routing_options import RoutingOptions
 from service.serving import Serving, refuse_window
+from templates_store.choosing import Selection
 
 NOT_ON_ROUTE = "not on this route"
 NOT_WISHED = "not among the models that the request allows"
@@ -19,6 +20,7 @@ KEY_FORBIDS = "the API key may not use it"
 WINDOW = "context window too small"
 DOWN = "all its endpoints are failing"
 NO_TEMPLATE = "no template is close enough"
+NO_ROOM = "no template that is close enough fits into `templates.max_tokens`"
 
 
 def eligible_arms(
@@ -66,6 +68,11 @@ def nothing_eligible(serving: Serving, request: ModelRequest, eliminated: dict[i
         503 if transient else 400, "overloaded_error" if transient else "invalid_request_error", "no_eligible_model",
         f"No arm can answer this request. {listed}.", retry_after_s=1.0 if transient else None,
     )  # fmt: skip
+
+
+def no_template(selection: Selection) -> str:
+    """Why a query has no templates to show."""
+    return NO_ROOM if any(near.fate == "over the token budget" for near in selection.considered) else NO_TEMPLATE
 
 
 def matches_globs(arm: Arm, globs: tuple[str, ...]) -> bool:

@@ -18,6 +18,7 @@ from service.errors import ApiError
 from service.limits import Key
 from service.openai_api.requests import ModelRequest
 from service.wire import UsageFields
+from templates_store.choosing import NOTHING, Selection
 from traffic.records import Attempt, Decision, Interaction, Outcome, Usage
 
 MAX_HEADER_ID = 128
@@ -32,7 +33,8 @@ class Exchange:
         "answer_cost_usd", "answer_id", "answer_usage", "bill", "client_request_id", "conversation", "cost_usd",
         "created_at", "decision", "encoder", "endpoint", "error",
         "features", "headers", "http_status", "id", "key", "on_trial", "outcome", "query_text", "raw", "request",
-        "response", "route", "staged", "started", "template_ids", "trail", "ttft_s", "usage", "vector",
+        "response", "route", "selection", "staged", "started", "template_ids", "trail", "ttft_s", "usage", "vector",
+        "withheld_from",
     )  # fmt: skip
 
     def __init__(self, endpoint: str, headers: list[tuple[bytes, bytes]]) -> None:
@@ -64,6 +66,10 @@ class Exchange:
         self.ttft_s: float | None = None
         self.answer_id: str | None = None
         self.template_ids: tuple[str, ...] = ()
+        self.selection: Selection = NOTHING
+        """The templates that a `thought` arm is to get."""
+        self.withheld_from: str | None = None
+        """The `thought` arm that was drawn, where this request is a control: asked without templates."""
         self.query_text: str | None = None
         self.encoder: str | None = None
         self.vector: bytes | None = None
@@ -158,7 +164,9 @@ class Exchange:
             error_code=None if error is None else error.code or error.type,
             decision=decision, attempts=self._attempts(stored), usage=self.usage, cost_usd=self.cost_usd,
             overhead_s=self.overhead_s(), ttft_s=self.ttft_s, latency_s=time.perf_counter() - self.started,
-            template_ids=self.template_ids, query_text=self.query_text if stored else None,
+            template_ids=self.template_ids, retrieved=self.selection.retrieved,
+            withheld=self.withheld_from is not None and not self.template_ids,
+            query_text=self.query_text if stored else None,
             encoder=self.encoder if stored else None, vector=self.vector if stored else None,
             feature_set=None if features is None else FEATURE_SET, features=features,
             request=self.raw if stored else None, response=self.response if stored else None,

@@ -13,14 +13,17 @@ import msgspec
 from registry.arms import Arm
 from registry.config import CascadeConfig
 from routers.cascade import Escalations
+from routers.control import Control, as_asked, asked
 from routers.policy import Choice, explain
 from routers.protocol import Prediction
 from service.exchange import Exchange
 from service.serving import Serving
 from service.weighing import Weighing
+from templates_store.choosing import Selection
 from traffic.records import Affinity, Candidate, Cascade, Decision
 
 SCHEMA = b"1"
+CONTROL = "withheld: a control request"
 NOTHING_LIVE: Mapping[str, Mapping[str, float | None]] = MappingProxyType({})
 
 
@@ -61,17 +64,33 @@ class Decided:
     win: float | None = None
     threshold: float | None = None
     cascade: CascadePlan | None = None
+    control: Control | None = None
+
+    @property
+    def withheld_from(self) -> str | None:
+        """The `thought` arm that was drawn, if its model is asked without templates as a control."""
+        return self.serving.arm_ids[self.choice.chosen] if self.control is not None and self.control.withheld else None
 
     def ranking(self) -> list[Arm]:
-        return [self.serving.arms[index] for index in self.choice.order]
+        ranking = [self.serving.arms[index] for index in self.choice.order]
+        if self.control is None or not self.control.withheld:
+            return ranking
+        # If the model fails, the same model with a longer prompt is the last to help.
+        twin, drawn = self.control.twins[self.choice.chosen], ranking[0]
+        return [twin, *(arm for arm in ranking[1:] if arm.id != twin.id), drawn]
 
     def record(self) -> Decision:
-        choice, arms = self.choice, self.serving.arms
+        choice, ids = self.choice, self.serving.arm_ids
+        candidates = explain(choice, self.prediction, ids, self.eliminated)
+        arm, chances = self.ranking()[0].id, {ids[choice.chosen]: choice.propensity[choice.chosen]}
+        if self.control is not None:
+            chances = asked(choice, ids, self.control)
+            candidates = as_asked(candidates, chances)
         return Decision(
             id=self.id, route=self.route, router=self.serving.router, encoder=self.serving.encoder.hash,
-            preference=self.preference, exploration=self.exploration, arm=arms[choice.chosen].id,
-            propensity=choice.propensity[choice.chosen], explored=choice.explored,
-            candidates=explain(choice, self.prediction, self.serving.arm_ids, self.eliminated),
+            preference=self.preference, exploration=self.exploration, arm=arm,
+            propensity=chances[arm], explored=choice.explored, candidates=candidates,
+            withheld_from=self.withheld_from,
             lambda_per_usd=self._lambda_per_usd(), by_lambda=self.weighing.lambda_per_usd is not None,
             affinity=self._affinity(), previous_arm=None if self.weighing.turn is None else self.weighing.turn.arm,
             win_probability=self.win, threshold=self.threshold, cascade=self._cascade(),
@@ -157,7 +176,7 @@ def route_object(
         "previous_arm": decision.previous_arm, "win_probability": decision.win_probability,
         "threshold": decision.threshold,
         "cascade": None if decision.cascade is None else msgspec.structs.asdict(decision.cascade),
-        "propensity": decision.propensity, "explored": decision.explored,
+        "propensity": decision.propensity, "explored": decision.explored, "withheld_from": decision.withheld_from,
         "answered_by": answered_by,
         "attempts": [
             {"arm": a.arm, "endpoint": a.endpoint, "outcome": a.outcome, "http_status": a.http_status, "error": a.error,
@@ -179,7 +198,11 @@ def _candidate(candidate: Candidate, decision: Decision, best: Candidate | None)
 def _reason(candidate: Candidate, decision: Decision, best: Candidate | None) -> str:
     if candidate.eliminated is not None:
         return f"eliminated: {candidate.eliminated}"
+    if candidate.arm == decision.withheld_from:
+        return "drawn, but as a control its model is asked without templates"
     if candidate.arm == decision.arm:
+        if decision.withheld_from is not None:
+            return f"control: {decision.withheld_from} was drawn, and is asked without its templates"
         if decision.explored:
             return "chosen by exploration"
         if decision.cascade is not None:
@@ -204,6 +227,17 @@ def _dearer_or_worse(candidate: Candidate, best: Candidate) -> str:
     if candidate.cost_usd is not None and best.cost_usd is not None and candidate.cost_usd > best.cost_usd:
         words.append(f"cost {candidate.cost_usd:.3g} against {best.cost_usd:.3g} USD")
     return f": {' and '.join(words)}" if words else ""
+
+
+def considered(selection: Selection, *, withheld: bool) -> list[dict[str, Any]]:
+    """Why each template that was near is in the prompt of a `thought` arm or not; nearest first."""
+    return [
+        {
+            "id": near.id, "similarity": near.similarity, "worth": near.worth, "score": near.score,
+            "fate": CONTROL if withheld and near.fate == "shown" else near.fate,
+        }
+        for near in selection.considered
+    ]  # fmt: skip
 
 
 def response_headers(exchange: Exchange, decided: Decided | None, *, complete: bool) -> list[tuple[bytes, bytes]]:

@@ -14,7 +14,7 @@ from service.backends.http1 import CallFailed
 from service.backends.stream import StreamEnd, StreamTap
 from service.errors import ApiError
 from service.exchange import Exchange
-from service.explanation import Decided, response_headers, route_object
+from service.explanation import Decided, considered, response_headers, route_object
 from service.routing_options import RoutingOptions
 from service.wire import read_error
 from traffic.records import AttemptOutcome
@@ -172,4 +172,5 @@ def explanation_event(exchange: Exchange, decided: Decided) -> bytes:
 
 def explanation(exchange: Exchange, decided: Decided) -> dict[str, Any]:
     answered_by = exchange.arm.id if exchange.arm else None
-    return route_object(decided.record(), exchange.trail.attempts, answered_by, decided.live())
+    found = route_object(decided.record(), exchange.trail.attempts, answered_by, decided.live())
+    return found | {"templates": considered(exchange.selection, withheld=decided.withheld_from is not None)}

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,12 +29,13 @@ from service.metrics import Metrics
 from service.serving import Serving, targets_of
 from service.versions import COLD_START, RouterVersions
 from service.worker_process import WorkerProcess
+from templates_store.choosing import NOTHING, Bounds, Selection, choose
 from templates_store.database import TemplateStoreError
 from templates_store.index_files import INDEX_FOLDER
 from templates_store.live_index import REFRESH_S, LiveIndex
 from templates_store.opening import open_store
 from templates_store.store import TemplateStore
-from templates_store.template import Hit
+from templates_store.worth import DEFAULT_FLOOR, Floor, FloorUnreadable, read_floor
 from traffic.log import LogError, TrafficLog, open_log
 
 if TYPE_CHECKING:
@@ -75,11 +76,13 @@ class Gateway:
         self._failed_trial: Trial | None = None
         self._told: str | None = None
         self._told_of_templates: str | None = None
+        self._told_of_floor: str | None = None
         self.worker = WorkerProcess(config, self.jobs, environ)
         self._worker_watcher: asyncio.Task[None] | None = None
         self._template_store: TemplateStore | None = None
         self._live_templates: LiveIndex | None = None
         self._template_watcher: asyncio.Task[None] | None = None
+        self._floor: Floor | None = None
         self._log: TrafficLog | None = None
         self._serving: Serving | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -165,16 +168,26 @@ class Gateway:
             # Standing back makes both go at the same pace: under saturation requests wait, no record is dropped.
             time.sleep(LOG_PAUSE_S)
 
-    def find_templates(self, serving: Serving, vector: Vectors, key: Key) -> Sequence[Hit]:
-        """The templates for a query, most similar first; none if none is close enough."""
+    def find_templates(self, serving: Serving, vector: Vectors, key: Key) -> Selection:
+        """The templates for a query, best first; none if none is close enough."""
         settings = self.config.templates
         if serving.templates is None:
-            return ()
+            return NOTHING
+        bounds = Bounds(settings.retrieve, settings.top_k, self.floor(serving), settings.max_tokens)
         try:
-            return serving.templates.search(vector, settings.top_k, settings.min_similarity, key.id)
+            return choose(serving.templates, vector, key.id, bounds)
         except TemplateStoreError as error:
             logger.error("the templates that were found cannot be read, none is used: %s", error)
-            return ()
+            return NOTHING
+
+    def floor(self, serving: Serving) -> float:
+        """The least similarity of a template: as configured, else as calibrated for this encoder, else the default."""
+        stated, calibrated = serving.config.templates.min_similarity, self._floor
+        if stated is not None:
+            return stated
+        if calibrated is not None and calibrated.encoder == serving.encoder.hash:
+            return calibrated.min_similarity
+        return DEFAULT_FLOOR
 
     def render_metrics(self) -> bytes:
         return self.metrics.render(
@@ -202,6 +215,7 @@ class Gateway:
                 self._told = str(error)
             else:
                 self._told = None
+            changed |= await self._take_in_floor()
             return changed | await self._take_in_templates()
 
     async def _take_in_champion(self) -> bool:
@@ -235,6 +249,18 @@ class Gateway:
         self._serving = serving.trying(trial, tried)
         logger.info("on trial beside %s: %s", serving.router, trial)
         return True
+
+    async def _take_in_floor(self) -> bool:
+        try:
+            floor = await asyncio.to_thread(read_floor, self.data_dir)
+        except FloorUnreadable as error:
+            if str(error) != self._told_of_floor:
+                logger.error("%s; the last floor is kept", error)
+            self._told_of_floor = str(error)
+            return False
+        self._told_of_floor = None
+        changed, self._floor = floor != self._floor, floor
+        return changed
 
     async def _take_in_templates(self) -> bool:
         live = self._live_templates

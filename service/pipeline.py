@@ -23,9 +23,10 @@ from routers.protocol import Prediction
 from service.asgi import ClientLeft, DisconnectWatch, Receive, Scope, Send, read_body, send_error
 from service.budgets import OVER_DAY
 from service.cascading import answer_in_stages, planned
+from service.controls import dealt, dealt_pinned
 from service.conversations import conversation_key, turn_of
 from service.duel import duel
-from service.eligible import NO_TEMPLATE, eligible_arms, nothing_eligible
+from service.eligible import eligible_arms, no_template, nothing_eligible
 from service.errors import ApiError
 from service.exchange import Exchange
 from service.explanation import Decided, response_headers
@@ -37,6 +38,7 @@ from service.serving import Serving, Target
 from service.trial import deciding, predicted, shadow
 from service.weighing import weighing, wish
 from service.wire import ROUTING_FIELDS
+from templates_store.augment import last_user_message
 from templates_store.template import Hit
 from templates_store.ways import BINDING_FIELDS, ask, format_bound
 
@@ -121,7 +123,7 @@ async def ranked(
         exchange.bill = gateway.budgets.reserved_for(arm, key, request.prompt_tokens, request.answer_tokens)
         hits = await pinned_hits(gateway, serving, arm, request, key, exchange)
         exchange.route = "pinned"
-        return [arm], hits, None
+        return [dealt_pinned(serving, target, arm, exchange, random.random())], hits, None
     decided, hits = await route(gateway, serving, target, request, key, options, exchange)
     exchange.decision = decided.record
     exchange.route = "single" if decided.cascade is None else "cascade"
@@ -172,7 +174,6 @@ async def route(
         if bill is not None and OVER_DAY in none_left.eliminated.values():
             raise bill.spent() from None
         raise nothing_eligible(serving, request, {**eliminated, **none_left.eliminated}) from None
-    shadow(champion, exchange, lambda version: decided_by(version, predicted_by(version)))
     decided = Decided(
         exchange.id, target.name, serving, weighed.preference, choice.exploration, choice, prediction, eliminated,
         weighed, affinity,
@@ -182,6 +183,10 @@ async def route(
         decided.threshold = target.threshold
     elif route_config.cascade is not None:
         planned(decided, route_config.cascade, request, gateway.escalations[target.base], draw)
+    in_stages = decided.choice is not choice
+    decided.control = dealt(serving, decided.choice, eliminated, options, random.random(), explored_only=in_stages)
+    exchange.withheld_from = decided.withheld_from
+    shadow(champion, exchange, lambda version: decided_by(version, predicted_by(version)), decided.control)
     return decided, hits
 
 
@@ -200,9 +205,9 @@ async def candidates(
     hits: Sequence[Hit] = ()
     thought = [index for index in allowed if serving.arms[index].way == "thought"]
     if thought:
-        hits = gateway.find_templates(serving, vector, key)
+        hits = found_templates(gateway, serving, vector, request, key, exchange)
         if not hits:
-            eliminated.update(dict.fromkeys(thought, NO_TEMPLATE))
+            eliminated.update(dict.fromkeys(thought, no_template(exchange.selection)))
             allowed = [index for index in allowed if index not in eliminated]
     if not allowed:
         raise nothing_eligible(serving, request, eliminated)
@@ -256,7 +261,17 @@ async def pinned_hits(
     if arm.way != "thought":
         exchange.query_text = request.query()
         return ()
-    return gateway.find_templates(serving, await encoded(serving, request, exchange), key)
+    return found_templates(gateway, serving, await encoded(serving, request, exchange), request, key, exchange)
+
+
+def found_templates(
+    gateway: Gateway, serving: Serving, vector: Vectors, request: ModelRequest, key: Key, exchange: Exchange
+) -> Sequence[Hit]:
+    """The templates to be shown, also noted for the log; none if the conversation has no place for any."""
+    if not isinstance(request, ChatRequest) or last_user_message(request.messages()) is None:
+        return ()
+    exchange.selection = gateway.find_templates(serving, vector, key)
+    return exchange.selection.hits
 
 
 async def encoded(serving: Serving, request: ModelRequest, exchange: Exchange) -> Vectors:

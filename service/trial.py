@@ -10,6 +10,7 @@ from functools import partial
 import msgspec
 
 from registry.rollouts import Trial
+from routers.control import Control, asked
 from routers.policy import Choice
 from routers.protocol import Prediction
 from service.exchange import Exchange
@@ -46,11 +47,14 @@ def predicted(
         return champion, predict(champion)
 
 
-def shadow(serving: Serving, exchange: Exchange, decide: Decide) -> None:
-    """Have the version in shadow, if there is one, decide the same request when its record is written."""
+def shadow(serving: Serving, exchange: Exchange, decide: Decide, control: Control | None = None) -> None:
+    """Have the version in shadow, if there is one, decide the same request when its record is written.
+
+    The control group is the same.
+    """
     trial, tried = serving.trial, serving.tried
     if trial is not None and tried is not None and trial.stage == "shadow":
-        exchange.on_trial = partial(_shadowed, tried=tried, decide=decide)
+        exchange.on_trial = partial(_shadowed, tried=tried, decide=decide, control=control)
 
 
 def dealt_to_canary(trial: Trial, conversation: str) -> bool:
@@ -87,12 +91,12 @@ def _dealt(decision: Decision, *, conversation: str) -> Decision:
     return msgspec.structs.replace(decision, conversation=hashlib.sha256(conversation.encode()).hexdigest()[:24])
 
 
-def _shadowed(decision: Decision, *, tried: Serving, decide: Decide) -> Decision:
+def _shadowed(decision: Decision, *, tried: Serving, decide: Decide, control: Control | None) -> Decision:
     try:
         choice = decide(tried)
-        drawn = tried.arm_ids.index(decision.arm)
+        chance = asked(choice, tried.arm_ids, control).get(decision.arm, 0.0)
         best = max(choice.order, key=lambda arm: choice.utility[arm])
-        found = Shadow(router=tried.router, arm=tried.arm_ids[best], propensity=choice.propensity[drawn])
+        found = Shadow(router=tried.router, arm=tried.arm_ids[best], propensity=chance)
     except Exception as error:  # noqa: BLE001  Whatever is wrong with a version on trial must not cost a record.
         logger.warning("router %s failed in shadow: %r", tried.router, error)
         found = Shadow(router=tried.router, error=repr(error)[:200])

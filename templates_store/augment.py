@@ -58,19 +58,31 @@ def augment(messages: Messages, hits: Sequence[Hit], max_tokens: int = 600) -> A
 
 def render(hits: Sequence[Hit], max_tokens: int) -> tuple[str, tuple[str, ...]]:
     """The block of templates, and the ids of those that are in it; both are empty if none fits."""
-    room = max_tokens * BYTES_PER_TOKEN - len(_OPEN.encode()) - len(_CLOSE) - 1
-    lines: list[str] = []
-    ids: list[str] = []
-    for hit in hits:
-        line = f"\n{len(ids) + 1}. {_inert(hit.template.text)}"
+    block = Block(max_tokens)
+    ids = tuple(hit.template.id for hit in hits if block.takes(hit.template.text))
+    return block.text(), ids
+
+
+class Block:
+    """The block of templates while it is filled."""
+
+    def __init__(self, max_tokens: int) -> None:
+        self._room = max_tokens * BYTES_PER_TOKEN - len(_OPEN.encode()) - len(_CLOSE) - 1
+        self._lines: list[str] = []
+
+    def takes(self, template: str) -> bool:
+        """Put the text of a template at the end; False, and nothing is changed, if it does not fit."""
+        line = f"\n{len(self._lines) + 1}. {_inert(template)}"
         size = len(line.encode())
-        if size <= room:
-            room -= size
-            lines.append(line)
-            ids.append(hit.template.id)
-    if not ids:
-        return "", ()
-    return f"{_OPEN}{''.join(lines)}\n{_CLOSE}", tuple(ids)
+        if size > self._room:
+            return False
+        self._room -= size
+        self._lines.append(line)
+        return True
+
+    def text(self) -> str:
+        """The whole block, empty if there is no template in it."""
+        return f"{_OPEN}{''.join(self._lines)}\n{_CLOSE}" if self._lines else ""
 
 
 def last_user_message(messages: Sequence[Mapping[str, Any]]) -> int | None:

@@ -48,7 +48,8 @@ class Worth(msgspec.Struct, frozen=True, kw_only=True):
 
     `shown` and `control` are counts of scored requests, `wins` and `losses` how many of the shown ones were better and
     worse than expected without it. `uplift` is the mean change of the score, in [-1, 1], and `low` and `high` the ends
-    of its interval; all three are None as long as too little was seen. `updated_at` is in seconds since the epoch.
+    of its interval; all three are None as long as too little was seen. `expected` is the template's own part of the
+    uplift, drawn toward what templates like it show: what retrieval ranks by. `updated_at` is Unix time in seconds.
     """
 
     shown: int
@@ -59,6 +60,7 @@ class Worth(msgspec.Struct, frozen=True, kw_only=True):
     low: float | None
     high: float | None
     updated_at: float
+    expected: float | None = None
 
 
 class Hit(msgspec.Struct, frozen=True):

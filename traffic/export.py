@@ -80,6 +80,8 @@ def flywheel_line(record: Interaction) -> dict[str, Any] | None:
         "cost_usd": record.cost_usd,
         "timings": {"overhead_s": record.overhead_s, "ttft_s": record.ttft_s, "latency_s": record.latency_s},
         "template_ids": record.template_ids,
+        "retrieved": record.retrieved,
+        "withheld": record.withheld,
         "user": record.user,
         "session": record.session,
         "schema": record.schema,

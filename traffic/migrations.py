@@ -110,10 +110,16 @@ def add_features(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE interactions ADD COLUMN features BLOB")
 
 
+def add_retrieved_templates(db: sqlite3.Connection) -> None:
+    db.execute("ALTER TABLE interactions ADD COLUMN retrieved BLOB")
+    db.execute("ALTER TABLE interactions ADD COLUMN withheld INTEGER")
+
+
 STEPS: tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...] = (
     ("2026-11-21 interactions", create_interactions),
     ("2026-11-21 feedback and scores", create_feedback_and_scores),
     ("2026-11-21 features", add_features),
+    ("2026-11-21 retrieved templates", add_retrieved_templates),
 )
 
 

@@ -17,7 +17,7 @@ from traffic.log import LogError
 from traffic.records import Attempt, Candidate, Feedback, Interaction, Score
 
 Columns = dict[str, str]
-"""Name of each column and its Arrow type; `candidates` is a list of structs."""
+"""Name of each column and its Arrow type; `candidates` and `retrieved` are lists of structs."""
 
 INTERACTIONS: Columns = {
     "id": "string", "created_at": "double", "endpoint": "string", "outcome": "string", "http_status": "int32",
@@ -31,7 +31,8 @@ INTERACTIONS: Columns = {
     "schema": "int32", "lambda_per_usd": "double", "affinity": "string", "previous_arm": "string",
     "win_probability": "double", "threshold": "double", "cascade_first": "string", "cascade_then": "string",
     "cascade_signal": "string", "cascade_value": "double", "escalated": "bool", "feature_set": "string",
-    "features": "binary", "query_text": "string", "request": "binary", "response": "binary",
+    "features": "binary", "withheld": "bool", "withheld_from": "string", "retrieved": "retrieved",
+    "query_text": "string", "request": "binary", "response": "binary",
 }  # fmt: skip
 ATTEMPTS: Columns = {
     "interaction_id": "string", "ordinal": "int32", "arm": "string", "endpoint": "string", "outcome": "string",
@@ -51,6 +52,8 @@ CANDIDATE: Columns = {
     "arm": "string", "quality": "double", "quality_std": "double", "cost_usd": "double", "latency_s": "double",
     "utility": "double", "propensity": "double", "eliminated": "string",
 }  # fmt: skip
+RETRIEVED: Columns = {"template_id": "string", "similarity": "double"}
+STRUCTS: dict[str, Columns] = {"candidates": CANDIDATE, "retrieved": RETRIEVED}
 
 PART_ROWS = 500_000
 GROUP_ROWS = 4_096
@@ -65,6 +68,7 @@ def interaction_row(record: Interaction) -> dict[str, Any]:
     row = {name: getattr(record, name) for name in INTERACTIONS if hasattr(record, name)}
     row["attempts"] = len(record.attempts)
     row["template_ids"] = list(record.template_ids)
+    row["retrieved"] = [dict(zip(RETRIEVED, pair, strict=True)) for pair in record.retrieved]
     if record.usage is not None:
         row |= msgspec.structs.asdict(record.usage)
     decision = record.decision
@@ -75,7 +79,7 @@ def interaction_row(record: Interaction) -> dict[str, Any]:
             "explored": decision.explored, "candidates": [_candidate(c) for c in decision.candidates],
             "lambda_per_usd": decision.lambda_per_usd, "affinity": decision.affinity,
             "previous_arm": decision.previous_arm, "win_probability": decision.win_probability,
-            "threshold": decision.threshold,
+            "threshold": decision.threshold, "withheld_from": decision.withheld_from,
         }  # fmt: skip
         cascade = decision.cascade
         if cascade is not None:
@@ -224,8 +228,8 @@ def arrow_type(kind: str) -> Any:
     pa = pyarrow()
     if kind == "strings":
         return pa.list_(pa.string())
-    if kind == "candidates":
-        return pa.list_(pa.struct([(name, arrow_type(inner)) for name, inner in CANDIDATE.items()]))
+    if kind in STRUCTS:
+        return pa.list_(pa.struct([(name, arrow_type(inner)) for name, inner in STRUCTS[kind].items()]))
     return pa.type_for_alias(kind)
 
 

@@ -84,7 +84,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     is a canary, `conversation` is a digest of what the request was dealt by. `shadow` is the version in shadow, if any.
     `lambda_per_usd` is the price of money, in quality per USD, that was weighed beside `preference` (the whole of it,
     and `preference` has no part, if `by_lambda`). `affinity` says what became of the conversation's `previous_arm`.
-    `win_probability` and `threshold` are those of a choice between a strong and a weak arm.
+    `win_probability` and `threshold` are those of a choice between a strong and a weak arm. `withheld_from` is set on a
+    control request: the policy drew that arm, and its model was asked without templates, as `arm`, to see what they do.
+    All propensities are those of what is really asked, the control share included.
     """
 
     id: str
@@ -106,6 +108,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     win_probability: float | None = None
     threshold: float | None = None
     cascade: Cascade | None = None
+    withheld_from: str | None = None
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +138,9 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
     response is its SSE bytes), None with `store: false`; `query_text` is the text that was encoded, also None then.
     `vector` is float32 little-endian, unit norm, of the encoder whose hash is `encoder`; `features` is the float32
     little-endian block whose definition is `feature_set`. Of a cascade `usage` and `cost_usd` are the sums over its
-    stages, None if one of them is not known. `answer_id` is the id inside
+    stages, None if one of them is not known. `template_ids` are the templates in the prompt; `retrieved` those that are
+    or would be in it if a `thought` arm is asked, with their similarities; `withheld` says that a `thought` arm was
+    drawn and asked without them, as a control. `answer_id` is the id inside
     the upstream's answer (`chatcmpl-...`) and `client_request_id` the `x-request-id` that the client sent: feedback may
     name either.
     """
@@ -166,6 +171,8 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
     ttft_s: float | None = None
     latency_s: float | None = None
     template_ids: tuple[str, ...] = ()
+    retrieved: tuple[tuple[str, float], ...] = ()
+    withheld: bool = False
     query_text: str | None = None
     encoder: str | None = None
     vector: bytes | None = None

@@ -18,7 +18,7 @@ INTERACTION_COLUMNS = (
     "session", "workload", "requested_model", "route", "arm", "model", "stream", "stored", "error_code", "router",
     "propensity", "explored", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost_usd",
     "overhead_s", "ttft_s", "latency_s", "attempts_count", "encoder", "schema", "template_ids", "attempts", "decision",
-    "vector", "feature_set", "features",
+    "vector", "feature_set", "features", "retrieved", "withheld",
 )  # fmt: skip
 FEEDBACK_COLUMNS = (
     "id", "interaction_id", "created_at", "metric", "value", "verdict", "demonstration", "episode_id", "tags",
@@ -35,6 +35,7 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack_decision = msgspec.msgpack.Decoder(Decision).decode
 _unpack_attempts = msgspec.msgpack.Decoder(tuple[Attempt, ...]).decode
 _unpack_strings = msgspec.msgpack.Decoder(tuple[str, ...]).decode
+_unpack_retrieved = msgspec.msgpack.Decoder(tuple[tuple[str, float], ...]).decode
 _unpack_tags = msgspec.msgpack.Decoder(dict[str, str]).decode
 _unpack_value = msgspec.msgpack.Decoder(float | bool | str | None).decode
 _NO_USAGE = Usage()
@@ -60,6 +61,7 @@ def interaction_row(seq: int, record: Interaction) -> Row:
         bytearray(_pack(record.attempts)) if record.attempts else None, packed,
         None if record.vector is None else bytearray(record.vector), record.feature_set,
         None if record.features is None else bytearray(record.features),
+        bytearray(_pack(record.retrieved)) if record.retrieved else None, 1 if record.withheld else None,
     )  # fmt: skip
     return tuple([NULL if value is None else value for value in values])
 
@@ -78,7 +80,7 @@ def interaction_from_row(row: Row, content: Row | None) -> Interaction:
         workload, requested_model, route,
         arm, model, stream, stored, error_code, _, _, _, prompt, completion, cached, reasoning, cost_usd, overhead_s,
         ttft_s, latency_s, _, encoder, schema, template_ids, attempts, decision, vector,
-        feature_set, features,
+        feature_set, features, retrieved, withheld,
     ) = row  # fmt: skip
     usage = Usage(prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached, reasoning_tokens=reasoning)
     query_text, request, response = content or (None, None, None)
@@ -90,6 +92,7 @@ def interaction_from_row(row: Row, content: Row | None) -> Interaction:
         attempts=() if attempts is None else _unpack_attempts(attempts),
         usage=None if usage == _NO_USAGE else usage, cost_usd=cost_usd, overhead_s=overhead_s, ttft_s=ttft_s,
         latency_s=latency_s, template_ids=() if template_ids is None else _unpack_strings(template_ids),
+        retrieved=() if retrieved is None else _unpack_retrieved(retrieved), withheld=bool(withheld),
         query_text=query_text, encoder=encoder, vector=vector, feature_set=feature_set, features=features,
         request=request, response=response, schema=schema,
     )  # fmt: skip

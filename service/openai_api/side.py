@@ -19,7 +19,7 @@ from registry.arms import Model
 from service.asgi import ClientLeft, read_body
 from service.errors import ApiError, invalid, model_not_found, nearest
 from service.exchange import Exchange
-from service.explanation import route_object
+from service.explanation import considered, route_object
 from service.limits import Key
 from service.openai_api.requests import chat_request
 from service.pipeline import permitted, route
@@ -122,9 +122,9 @@ def _add_route(app: FastAPI, gateway: Gateway) -> None:
             arm = permitted(target.pinned, key, chat)
             found: dict[str, Any] = {"route": "pinned", "arm": arm.id, "propensity": 1.0, "candidates": []}
         else:
-            decided, hits = await route(gateway, serving, target, chat, key, options, exchange)
+            decided, _ = await route(gateway, serving, target, chat, key, options, exchange)
             found = route_object(decided.record(), live=decided.live())
-            found["templates"] = [{"id": h.template.id, "similarity": h.similarity} for h in hits]
+            found["templates"] = considered(exchange.selection, withheld=decided.withheld_from is not None)
         return Response(msgspec.json.encode(found), media_type="application/json")
 
 

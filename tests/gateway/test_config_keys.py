@@ -70,7 +70,7 @@ def test_models_prices_cached_input(tmp_path: Path) -> None:
 def test_templates_min_similarity(tmp_path: Path, least: float, status: int) -> None:
     add_template(tmp_path)
     near = [{"role": "user", "content": "If I buy nine pears and eat two pears, how many pears do I have?"}]
-    with fleet(tmp_path, THOUGHT, templates={"min_similarity": least}) as live:
+    with fleet(tmp_path, THOUGHT, templates={"min_similarity": least, "control_share": 0}) as live:
         assert live.chat(messages=near).status_code == status
 
 
@@ -78,17 +78,18 @@ def test_templates_min_similarity(tmp_path: Path, least: float, status: int) -> 
 def test_templates_top_k(tmp_path: Path, top_k: int) -> None:
     for text in ("Subtract what is eaten.", "Count first, then take away.", "Write down both numbers."):
         add_template(tmp_path, QUESTION, text)
-    with fleet(tmp_path, THOUGHT, templates={"top_k": top_k}) as live:
+    with fleet(tmp_path, THOUGHT, templates={"top_k": top_k, "control_share": 0}) as live:
         assert len(live.record_of(live.chat(messages=ASK)).template_ids) == top_k
 
 
 def test_templates_max_tokens(tmp_path: Path) -> None:
     add_template(tmp_path, QUESTION, PLAN * 20)
-    with fleet(tmp_path, THOUGHT, templates={"max_tokens": 600}) as live:
+    with fleet(tmp_path, THOUGHT, templates={"max_tokens": 600, "control_share": 0}) as live:
         assert live.record_of(live.chat(messages=ASK)).template_ids
     with fleet(tmp_path, THOUGHT, templates={"max_tokens": 30}) as live:
-        live.chat(messages=ASK)
-        assert len(str(live["alpha"].last.json["messages"])) < len(PLAN) * 5
+        assert "fits into `templates.max_tokens`" in assert_error(
+            live.chat(messages=ASK), 400, "invalid_request_error", "no_eligible_model"
+        )
 
 
 def test_upstreams_connect_timeout(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def interaction(number: int, **changes: Any) -> Interaction:
         "cost_usd": 1.5e-5,
         "latency_s": 0.7,
         "template_ids": ("t-1", "t-2"),
+        "retrieved": (("t-1", 0.91), ("t-2", 0.84)),
+        "withheld": True,
         "query_text": f"question {number}",
         "encoder": "static-1",
         "vector": VECTOR,

@@ -63,6 +63,8 @@ async def test_a_snapshot_holds_the_window_and_its_manifest_counts_it(log: Sqlit
         sample.request, sample.response, "question 5",
     )  # fmt: skip
     assert first["template_ids"] == ["t-1", "t-2"]
+    assert [(near["template_id"], near["similarity"]) for near in first["retrieved"]] == [("t-1", 0.91), ("t-2", 0.84)]
+    assert (first["withheld"], first["withheld_from"]) == (True, None)
     assert (first["feature_set"], first["features"]) == ("features-1", sample.features)
     assert (first["lambda_per_usd"], first["affinity"], first["cascade_value"]) == (2.5, "retain", -0.2)
     assert [row["prompt_tokens"] for row in rows(out, "attempts")[:2]] == [None, 11]
