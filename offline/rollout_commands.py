@@ -146,9 +146,11 @@ def show_command(
     client = Admin(admin)
     job = _job(client, job)
     found = client.get(f"/admin/jobs/{job}")
+    hint = _hinted(found, None)
     while wait and found["state"] in ("queued", "running"):
         time.sleep(0.5)
         found = client.get(f"/admin/jobs/{job}")
+        hint = _hinted(found, hint)
     if as_json:
         typer.echo(_json(found))
     else:
@@ -157,6 +159,14 @@ def show_command(
             typer.echo(f"{_when(line['at'])}  {line['text']}")
     if wait and found["state"] != "succeeded":
         raise typer.Exit(1)
+
+
+def _hinted(found: Any, before: str | None) -> str | None:
+    """Tell what keeps the job waiting, where that has not been told yet."""
+    hint: str | None = found["hint"]
+    if hint is not None and before is None:
+        typer.echo(hint, err=True)
+    return hint or before
 
 
 @jobs_app.command("cancel")

@@ -57,12 +57,13 @@ def _add_jobs(app: FastAPI, jobs: Jobs, gateway: Gateway) -> None:
 
     @app.get("/admin/jobs/{job_id}")
     async def job(job_id: str) -> Response:
-        """One job with its log."""
+        """One job with its log, and what keeps it from being done."""
         with told():
             found = _found(job_id, await asyncio.to_thread(jobs.get, job_id))
             lines = await asyncio.to_thread(jobs.lines, job_id)
+            hint = await asyncio.to_thread(gateway.worker.hint) if found.state == "queued" else None
         shown: dict[str, Any] = msgspec.to_builtins(found)
-        return answered(shown | {"log": lines})
+        return answered(shown | {"log": lines, "hint": hint})
 
     @app.post("/admin/jobs/{job_id}/cancel")
     async def cancel(job_id: str) -> Response:

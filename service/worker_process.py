@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +20,13 @@ logger = logging.getLogger("tokamak.worker")
 
 LOG_FILE: Final = "worker.log"
 BACK_OFF_S: Final = 5.0
-"""Shortest time between two starts: a worker that cannot start must not be started for ever."""
+"""Shortest time between two starts; from the second failure in a row on it doubles, up to `MAX_BACK_OFF_S`."""
+MAX_BACK_OFF_S: Final = 300.0
+TELLING_FAILURES: Final = 2
+"""So many workers in a row that failed are a fault to be told: one alone may have been killed."""
 STOP_S: Final = 5.0
 KEEP_LOG_BYTES: Final = 10_000_000
+TAIL_BYTES: Final = 4_096
 HOW_TO_START: Final = "start one with `tokamak worker --config <the config of the service>`"
 
 
@@ -34,6 +39,8 @@ class WorkerProcess:
         self._environ = dict(environ)
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
+        self._failures = 0
+        self._starting = threading.Lock()
 
     @property
     def wanted(self) -> bool:
@@ -45,7 +52,14 @@ class WorkerProcess:
 
     def ensure(self) -> bool:
         """Start a worker if a job waits and none is there; True if one was started."""
-        if not self.wanted or self.running() or time.monotonic() < self._started_at + BACK_OFF_S:
+        with self._starting:
+            return self._ensure()
+
+    def _ensure(self) -> bool:
+        if not self.wanted or self.running():
+            return False
+        self._note_end()
+        if time.monotonic() < self._started_at + min(MAX_BACK_OFF_S, BACK_OFF_S * 2 ** max(0, self._failures - 1)):
             return False
         always = self._config.routers.automatic.enabled
         if not always and not self._jobs.waiting():
@@ -57,8 +71,13 @@ class WorkerProcess:
 
     def hint(self) -> str | None:
         """What keeps queued jobs from being done, and what to do; None if a worker is there or being started."""
-        if self.wanted or any(worker.alive for worker in self._jobs.workers()):
+        if any(worker.alive for worker in self._jobs.workers()):
             return None
+        if self.wanted:
+            if self._failures < TELLING_FAILURES:
+                return None
+            path = settings_of(self._config).data_dir / LOG_FILE
+            return f"the last {self._failures} workers ended with an error; {path} ends with: {_last_line(path)}"
         return f"no worker is alive (`jobs.worker` is `external`): {HOW_TO_START}"
 
     def stop(self) -> None:
@@ -72,9 +91,18 @@ class WorkerProcess:
             self._process.kill()
             self._process.wait()
 
+    def _note_end(self) -> None:
+        """Count the worker that has ended, if it failed; forget those before it if it did not."""
+        if self._process is None:
+            return
+        self._failures = self._failures + 1 if self._process.poll() else 0
+        self._process = None
+
     def _start(self, *, until_idle: bool) -> None:
         settings = settings_of(self._config)
-        command = [sys.executable, "-m", "tokamak", "worker"] + (["--until-idle"] if until_idle else [])
+        # Without -P a folder or file of the operator's, in the folder where the service was started, could stand in for
+        # a package of this program.
+        command = [sys.executable, "-P", "-m", "tokamak", "worker"] + (["--until-idle"] if until_idle else [])
         path = os.pathsep.join(entry for entry in sys.path if entry)
         environ = {**os.environ, **self._environ, VARIABLE: settings.model_dump_json(), "PYTHONPATH": path}
         # The worker reads its settings from the variable alone, wherever the service got them from.
@@ -95,3 +123,13 @@ def _log(path: Path) -> BinaryIO:
     if path.exists() and path.stat().st_size > KEEP_LOG_BYTES:
         os.replace(path, path.with_suffix(".log.1"))
     return path.open("ab")
+
+
+def _last_line(path: Path) -> str:
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            lines = log.read().decode(errors="replace").split("\n")
+    except OSError as error:
+        return f"it cannot be read ({error})"
+    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
