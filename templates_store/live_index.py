@@ -21,7 +21,7 @@ from templates_store.database import TemplateStoreError
 from templates_store.index import TemplateIndex, load_index
 from templates_store.index_files import IndexMissing, IndexUnusable, read_index, write_index
 from templates_store.record_cache import RecordCache
-from templates_store.store import WORTH, TemplateStore
+from templates_store.store import ERASED, WORTH, TemplateStore
 
 logger = logging.getLogger("tokamak.templates")
 
@@ -35,6 +35,7 @@ _AGAIN_S = 30.0
 _CLOSING_S = 2.0
 _FILES_FROM = 5_000
 _PAGE = 2_000
+_TOO_MANY = 20_000
 _FEWEST = 1_024
 _FRESH_SHARE = 100
 _DEAD_SHARE = 5
@@ -68,6 +69,7 @@ class LiveIndex:
         self._closing = False
         self._thread: threading.Thread | None = None
         self._not_before = 0.0
+        self._indexed = self._erased = 0
         self.current = TemplateIndex.over(build_block({}, 0), self._records, encoder, 0, ready=False)
         self.current = self._opened()
 
@@ -96,8 +98,14 @@ class LiveIndex:
             if made is None and not index.ready:
                 self._build_in_background()
                 return False
-            if made is None and self._store.version() == index.version:
+            behind = self._store.version() - index.version
+            if made is None and behind == 0:
                 return False
+            if behind > _TOO_MANY:
+                self._records.forget_all()  # What was taken out of use since is not shown: its record says so.
+                self.current = index
+                self._build_in_background(anew=True)
+                return made is not None
             self.current = self._caught_up(index)
             if self._due(self.current):
                 self._build_in_background()
@@ -111,7 +119,8 @@ class LiveIndex:
             kept = read_index(self._folder, self._encoder)
             if self._store.mark(kept.version) != kept.mark:
                 raise IndexUnusable(f"the index in {self._folder} was made of another store")
-            return self._caught_up(self._over(_Made(kept.block, kept.version, kept.left_out)))
+            index = self._over(_Made(kept.block, kept.version, kept.left_out))
+            return index if self._store.version() - kept.version > _TOO_MANY else self._caught_up(index)
         except IndexMissing:
             if self._store.counts().get("active", 0) <= AT_ONCE:
                 return self._caught_up(self._over(self._from_records()))
@@ -123,6 +132,7 @@ class LiveIndex:
 
     def _over(self, made: _Made) -> TemplateIndex:
         worth = self._store.worth()
+        self._indexed = made.version
         return TemplateIndex.over(made.block, self._records, self._encoder, made.version, made.left_out, worth)
 
     def _caught_up(self, index: TemplateIndex) -> TemplateIndex:
@@ -137,27 +147,37 @@ class LiveIndex:
             left_out = index.left_out
             if any(template.encoder != self._encoder for template in found.values()) or left_out:
                 left_out = self._store.active_elsewhere(self._encoder)
-            index = index.changed(found, changes[-1].version, left_out, worth)
+            erased = [change.version for change in changes if change.event == ERASED and change.template_id]
+            self._erased = max((self._erased, *erased))
+            there = {id_: found.get(id_) for id_ in ids}
+            index = index.changed(there, changes[-1].version, left_out, worth)
             if len(changes) < _PAGE:
                 return index
             time.sleep(0.001)  # Requests are answered between two pages.
 
     def _due(self, index: TemplateIndex) -> bool:
+        if self._erased > self._indexed:
+            return True  # The block, and the files that it is mapped from, still have vectors of what was erased.
         indexed = len(index.block)
         return index.fresh_rows > max(_FEWEST, indexed // _FRESH_SHARE) or (
             len(index.dead) > max(_FEWEST, indexed // _DEAD_SHARE)
         )
 
-    def _build_in_background(self) -> None:
-        """Start making a new block, unless one is being made or the last attempt failed a moment ago."""
+    def _build_in_background(self, *, anew: bool = False) -> None:
+        """Start making a new block, unless one is being made or the last attempt failed a moment ago.
+
+        `anew`: from the records, not from the rows that are indexed.
+        """
         if self.building or time.monotonic() < self._not_before:
             return
-        self._thread = threading.Thread(target=self._build, args=(self.current,), name="template-index", daemon=True)
+        self._thread = threading.Thread(
+            target=self._build, args=(None if anew else self.current,), name="template-index", daemon=True
+        )
         self._thread.start()
 
-    def _build(self, index: TemplateIndex) -> None:
+    def _build(self, index: TemplateIndex | None) -> None:
         try:
-            if index.ready:
+            if index is not None and index.ready:
                 block = build_block(index.groups(), index.dim, index.block)
                 made = _Made(block, index.version, index.left_out)
             else:

@@ -100,7 +100,7 @@ def _batches(questions: Questions, count: int, seed: int) -> Iterator[list[str]]
     left = count - len(real)
     while left > 0:
         size = min(left, _BATCH)
-        picks = rng.integers(len(clauses), size=size)
+        picks = rng.integers(len(clauses), size=_BATCH)[:size]
         yield [_recombined(clauses[i], groups[i], rng) for i in picks]
         left -= size
 
@@ -111,4 +111,4 @@ def _recombined(parts: Sequence[str], others: Sequence[Sequence[str]], rng: np.r
     end = other[int(rng.integers(len(other))) :]
     words = " ".join([*begin, *end]).split()
     kept = rng.random(len(words)) >= _LEFT_OUT
-    return " ".join(word for word, keep in zip(words, kept, strict=True) if keep) or words[0]
+    return " ".join(word for word, keep in zip(words, kept, strict=True) if keep) or begin[0]

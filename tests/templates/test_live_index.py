@@ -253,6 +253,21 @@ def test_a_folder_that_cannot_be_written_is_reported_and_the_index_stays_in_memo
     index.close()
 
 
+def test_after_very_many_changes_the_index_is_made_from_the_records_and_shows_nothing_retired_meanwhile(
+    store: TemplateStore, live: Callable[..., LiveIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "_TOO_MANY", 10)
+    store.add_all(made(30))
+    index = live()
+    assert found(index.current, words(4), k=1) == [words(4)]
+    store.set_states([template(words(i)).id for i in range(4, 20)], "quarantined")
+    index.refresh()
+    assert words(4) not in found(index.current, words(4), k=30)
+    until(lambda: ready(index) and index.current.version == store.version(), "the index did not come up to date")
+    assert len(index.current) == len(index.current.block) == 14
+    assert found(index.current, words(25), k=1) == [words(25)]
+
+
 def test_an_index_written_anew_leaves_one_generation_and_no_leftovers(store: TemplateStore) -> None:
     store.add_all(made(10))
     folder = store.path.with_name("templates.index")
@@ -314,7 +329,7 @@ def test_a_large_part_has_an_index_of_its_own_which_survives_files_and_growth(
     assert found(index.current, words(8), k=1) == [words(8)]
     store.add_all([template(f"late {i}") for i in range(20)])
     until(lambda: ready(index) and index.current.fresh_rows == 0, "no new block was swapped in")
-    assert found(index.current, "late 3", k=1) == ["late 3"]
+    assert found(index.current, "late 4", k=1) == ["late 4"]
     assert gone.query not in found(index.current, gone.query, k=50)
     assert len(index.current) == 424
 
