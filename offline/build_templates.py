@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
-from encoders.protocol import Encoder, Vectors
-from offline.best_answers import NEAR_DUPLICATE, SolvedQuery
+from encoders.protocol import Encoder
+from offline.best_answers import SolvedQuery
+from offline.known_templates import KnownTemplates
+from offline.spending import CapReached
 from offline.summarize import BuilderFailed
 from offline.template_text import TextRejected
 from templates_store.create import TemplateRejected, create_template
@@ -32,7 +32,10 @@ class Builder(Protocol):
     name: str
 
     async def write(self, solved: SolvedQuery) -> str:
-        """A valid text. Raises TextRejected (no template can be made of it) or BuilderFailed (try again later)."""
+        """A valid text.
+
+        Raises TextRejected (no template can be made of it), BuilderFailed (try again later) or CapReached (no money).
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,42 +50,8 @@ class BuildReport:
     """Why queries were rejected or failed, without the particulars in brackets, most frequent first."""
     stopped: str | None = None
     """Why the build stopped before its end, if it did."""
-
-
-class KnownQueries:
-    """The vectors of the queries that have a template, to find near duplicates among what one tenant can see."""
-
-    def __init__(self, templates: Sequence[Template], encoder: Encoder) -> None:
-        self._dim = encoder.dim
-        self._ids: dict[str | None, list[str]] = {}
-        self._vectors: dict[str | None, Vectors] = {}
-        for template in templates:
-            if template.encoder == encoder.hash and template.state != "retired":
-                self.add(template)
-
-    def add(self, template: Template) -> None:
-        ids = self._ids.setdefault(template.tenant, [])
-        vectors = self._vectors.get(template.tenant)
-        if vectors is None or len(vectors) == len(ids):
-            grown = np.zeros((max(64, 2 * len(ids)), self._dim), dtype=np.float32)
-            if vectors is not None:
-                grown[: len(ids)] = vectors
-            self._vectors[template.tenant] = vectors = grown
-        vectors[len(ids)] = np.frombuffer(template.vector, dtype="<f4")
-        ids.append(template.id)
-
-    def near(self, template: Template) -> str | None:
-        """The id of a known template that is a near duplicate and that the same tenant sees, or None."""
-        vector = np.frombuffer(template.vector, dtype="<f4")
-        for tenant in {None, template.tenant}:
-            ids = self._ids.get(tenant)
-            if not ids:
-                continue
-            similarities = self._vectors[tenant][: len(ids)] @ vector
-            best = int(similarities.argmax())
-            if similarities[best] >= NEAR_DUPLICATE:
-                return ids[best]
-        return None
+    capped: bool = False
+    """Whether it stopped because its cap in USD was reached."""
 
 
 async def build_templates(
@@ -100,45 +69,78 @@ async def build_templates(
     `on_progress` is called once per query, with None for one that was skipped. The store holds every result before the
     call; stopping the build at any point loses nothing that was reported.
     """
-    done = {key for key, record in store.builds(builder.name).items() if record.outcome != "failed"}
+    done = done_before(store, builder.name)
     todo = [solved for solved in queries if solved.key not in done]
     for _ in range(len(queries) - len(todo)):
         on_progress(None)
-    known = KnownQueries(store.templates(), encoder)
-    outcomes: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    in_a_row = 0
-    stopped: str | None = None
+    known = KnownTemplates(store.templates(), encoder)
+    tally = _Tally()
     waiting: Iterator[SolvedQuery] = iter(todo)
 
     async def work() -> None:
-        nonlocal in_a_row, stopped
         for solved in waiting:
-            record, template = await _build_one(solved, builder, encoder, known, state)
-            store.record_build(builder.name, record, template)
+            try:
+                record, template = await _build_one(solved, builder, encoder, known, state)
+            except CapReached as reached:
+                tally.stopped, tally.capped = str(reached), True
+                return
+            # What is in brackets may be a part of what somebody asked; it is told now and not kept.
+            store.record_build(builder.name, record._replace(detail=_bare(record.detail)), template)
             if template is not None:
                 known.add(template)
-            outcomes[record.outcome] += 1
-            if record.outcome != "built":
-                reasons[record.detail.split(" (", 1)[0]] += 1
-            in_a_row = in_a_row + 1 if record.outcome == "failed" else 0
+            tally.count(record)
             on_progress(record)
-            if in_a_row >= FAILURES_IN_A_ROW:
-                stopped = f"{in_a_row} failures in a row, the last: {record.detail}"
-            if stopped is not None:
+            if tally.stopped is not None:
                 return
 
-    async with asyncio.TaskGroup() as workers:
-        for _ in range(max(1, min(concurrency, len(todo)))):
-            workers.create_task(work())
-    return BuildReport(
-        built=outcomes["built"], rejected=outcomes["rejected"], failed=outcomes["failed"],
-        skipped=len(queries) - len(todo), reasons=tuple(reasons.most_common()), stopped=stopped,
-    )  # fmt: skip
+    try:
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(max(1, min(concurrency, len(todo)))):
+                workers.create_task(work())
+    except BaseExceptionGroup as group:
+        # One worker's error, such as a job that was cancelled, is the build's.
+        raise group.exceptions[0] from None
+    return tally.report(len(queries) - len(todo))
+
+
+def done_before(store: TemplateStore, builder: str) -> set[str]:
+    """Keys of the questions that this builder has nothing more to do for."""
+    return {key for key, record in store.builds(builder).items() if record.outcome != "failed"}
+
+
+class _Tally:
+    """What has become of the questions so far."""
+
+    def __init__(self) -> None:
+        self.stopped: str | None = None
+        self.capped = False
+        self._outcomes: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._in_a_row = 0
+
+    def count(self, record: BuildRecord) -> None:
+        self._outcomes[record.outcome] += 1
+        failed = record.outcome == "failed"
+        if record.outcome != "built":
+            self._reasons[record.detail if failed else _bare(record.detail)] += 1
+        self._in_a_row = self._in_a_row + 1 if failed else 0
+        if self._in_a_row >= FAILURES_IN_A_ROW:
+            self.stopped = f"{self._in_a_row} failures in a row, the last: {record.detail}"
+
+    def report(self, skipped: int) -> BuildReport:
+        return BuildReport(
+            built=self._outcomes["built"], rejected=self._outcomes["rejected"], failed=self._outcomes["failed"],
+            skipped=skipped, reasons=tuple(self._reasons.most_common()), stopped=self.stopped, capped=self.capped,
+        )  # fmt: skip
+
+
+def _bare(detail: str) -> str:
+    """A reason without its particulars, which stand in brackets."""
+    return detail.split(" (", 1)[0]
 
 
 async def _build_one(
-    solved: SolvedQuery, builder: Builder, encoder: Encoder, known: KnownQueries, state: State
+    solved: SolvedQuery, builder: Builder, encoder: Encoder, known: KnownTemplates, state: State
 ) -> tuple[BuildRecord, Template | None]:
     try:
         text = await builder.write(solved)
@@ -146,12 +148,16 @@ async def _build_one(
             encoder, solved.query, text, builder=builder.name, state=state, tenant=solved.tenant, task=solved.task,
             source_models=tuple(dict.fromkeys(answer.model for answer in solved.answers)),
             interactions=[answer.id for answer in solved.answers],
+            query_keys=tuple(dict.fromkeys((solved.key, *(answer.query_key for answer in solved.answers)))),
         )  # fmt: skip
     except (TextRejected, TemplateRejected) as reason:
         return BuildRecord(solved.key, "rejected", str(reason)), None
     except BuilderFailed as reason:
         return BuildRecord(solved.key, "failed", str(reason)), None
-    twin = known.near(template)
+    twin = known.near_question(template)
     if twin is not None:
         return BuildRecord(solved.key, "rejected", f"template {twin} is for nearly the same question"), None
+    same = known.same_text(template)
+    if same is not None:
+        return BuildRecord(solved.key, "rejected", f"template {same} says nearly the same"), None
     return BuildRecord(solved.key, "built", template.id), template

@@ -148,11 +148,18 @@ class ExtractiveBuilder:
 
     async def write(self, solved: SolvedQuery) -> str:
         """A valid template text for this query. Raises TextRejected if the answers show no steps that can be reused."""
-        plans = [self._steps(answer, solved) for answer in solved.answers]
-        best = max(plans, key=lambda plan: sum(step.weight for step in plan), default=[])
-        if not best:
-            raise TextRejected("none of the best answers shows a step that could be used again")
-        in_order = sorted(best, key=lambda step: step.position)
+        plans = [plan for answer in solved.answers if (plan := self._steps(answer, solved))]
+        plans.sort(key=lambda plan: -sum(step.weight for step in plan))
+        refused = TextRejected("none of the best answers shows a step that could be used again")
+        for number, plan in enumerate(plans):
+            try:
+                return self._written(plan, solved)
+            except TextRejected as reason:
+                refused = reason if number == 0 else refused
+        raise refused
+
+    def _written(self, plan: Sequence[_Step], solved: SolvedQuery) -> str:
+        in_order = sorted(plan, key=lambda step: step.position)
         steps = _in_sentences([_instruction(step.text, self._lower_words) for step in in_order])
         if options(solved.query) and len(steps) < MOST_STEPS:
             steps.append(_LAST_STEP[_approach(solved.answers)])

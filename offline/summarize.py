@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +15,9 @@ from typing import Any, Self
 import httpx
 
 from offline.best_answers import SolvedQuery
+from offline.spending import Spending
 from offline.template_text import TextRejected, validated
+from registry.arms import Prices
 from templates_store.augment import estimate_tokens
 
 PROMPT_VERSION = 1
@@ -45,7 +46,11 @@ class BuilderFailed(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class SummarizerModel:
-    """The model that writes. `base_url` ends before `/chat/completions`."""
+    """The model that writes. `base_url` ends before `/chat/completions`, `headers` are sent with every call.
+
+    `unlogged` asks the server not to keep what is sent, which is made of other people's questions and answers (the
+    field `store` of the OpenAI API, which this service's own gateway obeys).
+    """
 
     base_url: str
     model: str
@@ -54,16 +59,21 @@ class SummarizerModel:
     timeout_s: float = 120.0
     temperature: float = 0.2
     max_tokens: int = 500
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    unlogged: bool = True
+    name: str | None = None
+    """What the model is called in the templates' provenance; as it is asked for if left out."""
 
 
 class Summarizer:
     """The builder that asks a model. Use it as an asynchronous context manager: it holds connections."""
 
-    def __init__(self, model: SummarizerModel, *, first_wait_s: float = 0.5) -> None:
+    def __init__(self, model: SummarizerModel, *, spending: Spending | None = None, first_wait_s: float = 0.5) -> None:
         self.model = model
-        self.name = f"llm:{model.model}@{PROMPT_VERSION}"
+        self.spending = Spending(Prices()) if spending is None else spending
+        self.name = f"llm:{model.name or model.model}@{PROMPT_VERSION}"
         self._first_wait_s = first_wait_s
-        headers = {"authorization": f"Bearer {model.api_key}"} if model.api_key else {}
+        headers = dict(model.headers) | ({"authorization": f"Bearer {model.api_key}"} if model.api_key else {})
         self._client = httpx.AsyncClient(timeout=httpx.Timeout(model.timeout_s, connect=10.0), headers=headers)
 
     async def __aenter__(self) -> Self:
@@ -81,6 +91,7 @@ class Summarizer:
         ------
         TextRejected: the model answered, but no reply passed the checks.
         BuilderFailed: the model did not answer.
+        CapReached: the next call may cost more than is left.
         """
         conversation = [{"role": "user", "content": prompt(solved)}]
         for attempt in range(self.model.attempts):
@@ -104,11 +115,11 @@ class Summarizer:
             "messages": messages,
             "temperature": self.model.temperature,
             "max_tokens": self.model.max_tokens,
-        }
+        } | ({"store": False} if self.model.unlogged else {})
         wait = self._first_wait_s
         for attempt in range(self.model.attempts):
             try:
-                response = await self._client.post(f"{self.model.base_url.rstrip('/')}/chat/completions", json=body)
+                response = await self._paid_for(body, messages)
             except httpx.HTTPError as error:
                 problem, asked_wait = f"{type(error).__name__}: {error}", None
             else:
@@ -116,11 +127,26 @@ class Summarizer:
                     return _content(response)
                 problem, asked_wait = f"HTTP {response.status_code}: {response.text[:200]}", _retry_after(response)
                 if response.status_code not in (408, 409, 425, 429) and response.status_code < 500:
-                    raise BuilderFailed(f"the model {self.model.model} refused the request: {problem}")
+                    raise BuilderFailed(f"the model {self.model.model} refused the request ({problem})")
             if attempt + 1 < self.model.attempts:
                 await asyncio.sleep(min(asked_wait or wait, _LONGEST_WAIT_S))
                 wait *= 2
-        raise BuilderFailed(f"the model {self.model.model} at {self.model.base_url} did not answer: {problem}")
+        raise BuilderFailed(f"the model {self.model.model} at {self.model.base_url} did not answer ({problem})")
+
+    async def _paid_for(self, body: dict[str, Any], messages: list[dict[str, str]]) -> httpx.Response:
+        """One call, on the account. Raises httpx.HTTPError and CapReached."""
+        asked = sum(estimate_tokens(message["content"]) for message in messages)
+        reserved = self.spending.reserve(asked, self.model.max_tokens)
+        tokens: tuple[int | None, int | None] = (None, None)
+        try:
+            response = await self._client.post(f"{self.model.base_url.rstrip('/')}/chat/completions", json=body)
+            tokens = (0, 0) if response.status_code != 200 else _usage(response, asked, self.model.max_tokens)
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            tokens = (0, 0)
+            raise
+        finally:
+            self.spending.settle(reserved, *tokens)
+        return response
 
 
 def prompt(solved: SolvedQuery) -> str:
@@ -130,11 +156,6 @@ def prompt(solved: SolvedQuery) -> str:
     )
     question = f"<question>\n{_fenced(_clipped(solved.query, _QUESTION_CHARS))}\n</question>"
     return f"{_TASK}\n\n{question}\n{solutions}"
-
-
-def estimated_tokens(queries: Sequence[SolvedQuery]) -> int:
-    """About how many prompt tokens one request for each of these queries has."""
-    return sum(estimate_tokens(prompt(solved)) for solved in queries)
 
 
 def _fenced(text: str) -> str:
@@ -157,10 +178,20 @@ def _content(response: httpx.Response) -> str:
         parsed: Any = response.json()
         content = parsed["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError) as error:
-        raise BuilderFailed(f"the reply is not a chat completion: {response.text[:200]!r}") from error
+        raise BuilderFailed(f"the reply is not a chat completion ({response.text[:200]!r})") from error
     if not isinstance(content, str) or not content.strip():
         raise BuilderFailed("the reply has no text")
     return content
+
+
+def _usage(response: httpx.Response, asked: int, most: int) -> tuple[int, int]:
+    """Tokens of the prompt and of the answer as reported; where they are not, the estimate and the most it may have."""
+    try:
+        usage: Any = response.json()["usage"]
+        prompt_tokens, completion_tokens = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+    except (ValueError, LookupError, TypeError):
+        return asked, most
+    return prompt_tokens, completion_tokens
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from encoders.protocol import load_encoder
 from offline.template_build_command import build_command
-from offline.template_options import DATA_DIR, DataDir, EncoderName, Tenant, explaining, opened
+from offline.template_options import DATA_DIR, AsJson, DataDir, EncoderName, Tenant, explaining, opened
 from templates_store.create import TemplateRejected, create_template
 from templates_store.database import TemplateStoreError
 from templates_store.index import load_index, re_embed
@@ -26,7 +26,6 @@ templates_app = typer.Typer(no_args_is_help=True, help="Build, look at and manag
 templates_app.command("build")(build_command)
 
 Id = Annotated[str, typer.Argument(help="The template's id, or a beginning of it that only one has.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why; kept in the template's history.")]
 
 

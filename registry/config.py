@@ -171,6 +171,12 @@ class TemplatesConfig(Section):
     control_pinned: bool = Field(
         False, description="Whether requests that name a `thought` arm themselves have a control share too."
     )
+    approve: Literal["auto", "manual"] = Field(
+        "auto", description="Whether what is built is used at once, or is a `candidate` until an operator approves it."
+    )
+    shared_workloads: list[str] = Field(
+        [], description="Globs over `metadata.workload`: what is built from these is shown to all keys."
+    )
 
 
 class LogConfig(Section):

@@ -8,13 +8,18 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from registry.config import AutomaticConfig, Config, RouteConfig
+from registry.arms import Pool
+from registry.config import AutomaticConfig, Config, ModelConfig, RouteConfig, TemplatesConfig, UpstreamConfig
+from registry.config_file import build_pool
 
 VARIABLE: Final = "TOKAMAK_WORKER_SETTINGS"
 
 
 class WorkerSettings(BaseModel):
-    """`preference` is that of the route `auto`; `arms` are the ids of the pool's arms, empty if not known."""
+    """`preference` is that of the route `auto`; `arms` are the ids of the pool's arms, empty if not known.
+
+    `upstreams` and `models` are those of the config, for jobs that ask a model themselves.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,6 +30,18 @@ class WorkerSettings(BaseModel):
     arms: tuple[str, ...] = ()
     lease_s: float = 30.0
     automatic: AutomaticConfig = AutomaticConfig()
+    templates: TemplatesConfig = TemplatesConfig()
+    upstreams: dict[str, UpstreamConfig] = {}
+    models: dict[str, ModelConfig] = {}
+
+    def pool(self, environ: Mapping[str, str]) -> Pool:
+        """The models with their keys and prices. Raises ValueError if there are none, or a key is not set."""
+        if not self.models:
+            raise ValueError("this worker knows no models; start it with `--config <the config of the service>`")
+        try:
+            return build_pool(Config(version=1, upstreams=self.upstreams, models=self.models), environ)
+        except KeyError as error:
+            raise ValueError(f"the environment variable {error} is not set where this worker runs") from None
 
 
 def settings_of(config: Config) -> WorkerSettings:
@@ -39,6 +56,9 @@ def settings_of(config: Config) -> WorkerSettings:
         arms=tuple(arms),
         lease_s=config.jobs.lease_s,
         automatic=config.routers.automatic,
+        templates=config.templates,
+        upstreams=config.upstreams,
+        models=config.models,
     )
 
 

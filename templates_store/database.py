@@ -79,10 +79,12 @@ class TemplateDatabase:
 
     def _open(self) -> None:
         with self.reading() as db:
+            db.execute("BEGIN")  # Another process may be making the tables: all of what it does is seen, or nothing.
+            foreign = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
             application, layout = (
                 db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
             )  # fmt: skip
-            foreign = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
+            db.execute("COMMIT")
             if foreign and application != APPLICATION_ID:
                 raise TemplateStoreError(
                     f"{self.path} is a SQLite file of something else, not a template store; name another file"

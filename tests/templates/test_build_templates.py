@@ -16,6 +16,8 @@ from templates_store.store import BuildRecord, TemplateStore
 from tests.templates.solved import GOOD, solved
 from tests.templates.words import ENCODER
 
+TAIL = GOOD[GOOD.index("Answer:") :].split()
+
 
 class ByQuestion:
     """Writes a good text, unless the question asks for a failure. Notes what it was asked and how much at once."""
@@ -37,7 +39,9 @@ class ByQuestion:
             raise TextRejected("not good enough")
         if "fail" in made.query:
             raise BuilderFailed("the model is away")
-        return GOOD
+        # Each question needs a text of its own: what says the same is stored once.
+        topic = " ".join(f"{word}ish" for word in made.query.lower().replace("?", "").split())
+        return f"Problem: A question about {topic} and its kind. Steps: Weigh the {topic}. {' '.join(TAIL)}"
 
 
 @pytest.fixture
@@ -56,7 +60,9 @@ async def test_each_question_is_built_rejected_or_failed_and_remembered(store: T
     assert dict(report.reasons) == {"not good enough": 1, "the model is away": 1}
     assert sorted(record.outcome for record in seen if record) == ["built", "built", "failed", "rejected"]
     made = store.templates()[0]
-    assert (made.text, made.builder, made.tenant, made.task) == (GOOD, "by-question@1", "team", "rates")
+    assert made.text.startswith("Problem: A question about howish fastish")
+    assert (made.builder, made.tenant, made.task) == ("by-question@1", "team", "rates")
+    assert made.query_keys == (queries[0].key,)
     assert (made.source_models, made.interactions, made.state) == (("m",), ("i0", "i1"), "active")
     assert builder.most_running == 2
 

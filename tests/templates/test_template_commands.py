@@ -21,7 +21,8 @@ from traffic.log import open_log
 
 
 @pytest.fixture(autouse=True)
-def _word_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+def _word_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for module in ("template_commands", "template_build_command"):
         monkeypatch.setattr(f"offline.{module}.load_encoder", lambda name: ENCODER)
 
@@ -119,7 +120,7 @@ def test_a_build_from_a_file_makes_templates_and_can_be_run_again(tmp_path: Path
     assert run(tmp_path, "build", "--data", data).stdout == "0 built, 0 rejected, 0 failed, 1 done before\n"
     with TemplateStore(tmp_path / STORE_FILE) as store:
         (made,) = store.templates()
-    assert (made.builder, made.task, made.source_models) == ("extractive@1", "t/rates", ("m0", "m1"))
+    assert (made.builder, made.task, made.source_models) == ("extractive@2", "t/rates", ("m0", "m1"))
 
 
 def test_a_build_without_good_answers_says_so(tmp_path: Path) -> None:
@@ -153,7 +154,8 @@ async def test_shared_makes_them_for_all(tmp_path: Path, upstream: ScriptedUpstr
     await _log_traffic(tmp_path)
     llm = ("build", "--builder", "llm", "--model", "writer", "--base-url", upstream.url, "--shared", "--candidate")
     result = await asyncio.to_thread(run, tmp_path, *llm)
-    assert "1 questions, about" in result.stderr
+    assert "1 questions, 0 of them done before; 1 calls of writer" in result.stderr
+    assert "price of writer is not known" in result.stderr
     with TemplateStore(tmp_path / STORE_FILE) as store:
         (made,) = store.templates()
     assert (made.tenant, made.state, made.builder, made.text) == (None, "candidate", "llm:writer@1", GOOD)
