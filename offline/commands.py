@@ -34,7 +34,9 @@ MISTAKE = 2
 """Exit code after a mistake of the user, or data that nothing can be learned from."""
 
 Log = Annotated[str | None, typer.Option(help="Traffic log, a URL; the one in the data folder if left out.")]
-Data = Annotated[Path | None, typer.Option(help="File of scored answers (.parquet, .jsonl.gz) instead of a log.")]
+Data = Annotated[
+    Path | None, typer.Option(help="File of scored answers (.parquet, .jsonl, .jsonl.gz) instead of a log.")
+]
 PricesFile = Annotated[Path | None, typer.Option(help="JSON of prices per million tokens, where the file has no cost.")]
 DataDir = Annotated[Path, typer.Option(envvar="TOKAMAK_DATA_DIR", help="Data folder of the service.")]
 EncoderName = Annotated[str, typer.Option(help="Encoder of the gateway (`routers.encoder`).")]
@@ -105,7 +107,9 @@ def evaluate_command(
     log: Log = None,
     data: Data = None,
     prices: PricesFile = None,
-    router: Annotated[list[str] | None, typer.Option(help="cluster or knn; may be repeated. Both if left out.")] = None,
+    router: Annotated[
+        list[str] | None, typer.Option(help="Name of a router; may be repeated. The default one, cluster and knn else.")
+    ] = None,
     data_dir: DataDir = DATA_DIR,
     encoder: EncoderName = "static",
     seed: Seed = 0,
@@ -132,7 +136,7 @@ def evaluate_command(
         off_policy_command(compared, as_json)
         return
     found = _outcomes(log, data, prices, data_dir, encoder, since)
-    evaluation = evaluate(found.outcomes, router or ("cluster", "knn"), seed)
+    evaluation = evaluate(found.outcomes, router or tuple(dict.fromkeys((default_router(), "cluster", "knn"))), seed)
     if as_json:
         typer.echo(msgspec.json.encode(evaluation).decode())
         return
@@ -160,7 +164,10 @@ def deploy_command(
         typer.echo(f"{version} now serves")
     else:
         serving = artifacts.deployed(KIND)
-        for manifest in artifacts.versions(KIND):
+        versions = artifacts.versions(KIND)
+        if not versions:
+            typer.echo(f"there is no router below {artifacts.root}; `tokamak train` makes one", err=True)
+        for manifest in versions:
             learned = f"{len(manifest.meta['arms'])} arms, encoder {manifest.encoder}"
             typer.echo(f"{'*' if manifest.version == serving else ' '} {manifest.version}  {learned}")
 

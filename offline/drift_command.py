@@ -36,7 +36,7 @@ def drift_command(
     """Test every arm for a change of quality under its name, since the router that serves was made.
 
     What is found is kept: `GET /admin/drift` shows it, and `tokamak train` leaves out what a changed arm answered
-    before. Exit code 3 if an arm has changed, 2 if nothing can be tested.
+    before. Exit code 3 if an arm has changed, 2 if there is no log, or no router to compare with.
     """
     artifacts = Artifacts(data_dir / ARTIFACTS_FOLDER)
     version = router or artifacts.deployed(KIND)

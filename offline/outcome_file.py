@@ -1,8 +1,9 @@
-"""Outcomes from a file of scored answers: Parquet, or gzipped JSON lines with the same columns.
+"""Outcomes from a file of scored answers: Parquet, or JSON lines (gzipped or not) with the same columns.
 
-One row per (query, model). Needed: `query`, `model`, `score` in [0, 1]. Used where present: `task`, `query_id`,
-`cost_usd`, `latency_s`, `prompt_tokens`, `completion_tokens`, `response_chars`. Every model that answered a query was
-asked it for sure, so all propensities are 1.
+One row per (query, model). Needed: `query`, `model`, `score` in [0, 1] or a yes or no. Used where present: `task`,
+`query_id`, `cost_usd`, `latency_s`, `prompt_tokens`, `completion_tokens`, `response_chars`, and `propensity`, the
+probability with which the model was asked, as `tokamak log export --shape training` writes it. Without that column
+every model that answered a query was asked it for sure: all propensities are 1.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator, Mapping
-from math import isnan
+from math import isinf, isnan
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from routers.protocol import Outcomes, TrainingError
 
 CHARS_PER_TOKEN = 4.0
 """Estimate of token counts, for cost, where only lengths are known."""
+EXPECTED = "Parquet (.parquet), or JSON lines (.jsonl, .jsonl.gz)"
 PRICE_KEYS = (
     ("input_token_price_per_million", "output_token_price_per_million"),
     ("input", "output"),
@@ -36,14 +38,16 @@ class Answer(msgspec.Struct, frozen=True):
 
     query: str
     model: str
-    score: float | None
+    score: float | bool | None
     task: str | None = None
-    query_id: str | int | None = None
+    # Whole numbers may come as floats: data frames have no other columns of numbers with gaps.
+    query_id: str | int | float | None = None
     cost_usd: float | None = None
     latency_s: float | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    response_chars: int | None = None
+    prompt_tokens: int | float | None = None
+    completion_tokens: int | float | None = None
+    response_chars: int | float | None = None
+    propensity: float | None = 1.0
 
 
 def outcomes_from_file(path: Path, encoder: Encoder, prices: Mapping[str, Prices] | None = None) -> Outcomes:
@@ -51,8 +55,8 @@ def outcomes_from_file(path: Path, encoder: Encoder, prices: Mapping[str, Prices
 
     Raises
     ------
-    TrainingError: the file is absent, truncated or lacks a column, a score is missing or out of range, a (query, model)
-        occurs twice, or one query id stands for two texts. Says where.
+    TrainingError: the file is absent, truncated or lacks a column, a score or propensity is missing or out of range, a
+        (query, model) occurs twice, or one query id stands for two texts. Says where.
     """
     table = OutcomeTable()
     seen: dict[tuple[str, str, str], float] = {}
@@ -60,15 +64,16 @@ def outcomes_from_file(path: Path, encoder: Encoder, prices: Mapping[str, Prices
     for number, answer in enumerate(_answers(path), start=1):
         where = f"{path.name}, row {number}"
         text = clip(answer.query)
-        query = (answer.task or "", str(answer.query_id) if answer.query_id is not None else content_id(answer.query))
+        query = (answer.task or "", _id(answer))
         _check(answer, query, where, seen, texts)
         table.add(
             content_id(text),
             answer.model,
             seen[*query, answer.model],
             text=text,
-            cost_usd=_cost(answer, prices or {}),
-            latency_s=answer.latency_s,
+            cost_usd=_known(_cost(answer, prices or {})),
+            latency_s=_known(answer.latency_s),
+            propensity=answer.propensity or 1.0,
             task=answer.task,
         )
     return table.outcomes(encoder.hash, encoder)
@@ -82,31 +87,63 @@ def _check(
     texts: dict[tuple[str, str], str],
 ) -> None:
     """Note the answer in `seen` and `texts`, or raise TrainingError."""
-    score, key = answer.score, (*query, answer.model)
-    if score is None or isnan(score) or not 0.0 <= score <= 1.0:
+    score, propensity, key = answer.score, answer.propensity, (*query, answer.model)
+    task, name = query
+    asked = f"query {name}" + (f" of task {task}" if task else "")
+    if score is None or not 0.0 <= score <= 1.0:
         raise TrainingError(f"{where}: score must lie in [0, 1], got {score}; leave out answers that were not scored")
+    if propensity is None or not 0.0 < propensity <= 1.0:
+        raise TrainingError(
+            f"{where}: propensity must lie in (0, 1], got {propensity}; it is the probability with which the model was "
+            "asked: 1 if it was asked for sure; leave the row out if it is not known"
+        )
+    for column, value in (("cost_usd", answer.cost_usd), ("latency_s", answer.latency_s)):
+        if value is not None and (value < 0.0 or isinf(value)):
+            raise TrainingError(f"{where}: {column} must be finite and not negative, got {value}; leave it empty")
+    if not answer.model:
+        raise TrainingError(f"{where}: model is empty; name the model that gave the answer, or leave the row out")
     if key in seen:
         kind = "a duplicate of" if seen[key] == score else f"in contradiction (score {seen[key]}) to"
-        raise TrainingError(f"{where}: {answer.model} on query {query} with score {score} is {kind} an earlier row")
+        raise TrainingError(
+            f"{where}: {answer.model} on {asked} with score {float(score)} is {kind} an earlier row; keep one of them"
+        )
     if texts.setdefault(query, answer.query) != answer.query:
-        raise TrainingError(f"{where}: query id {query} stands for another text in an earlier row")
-    seen[key] = score
+        raise TrainingError(f"{where}: {asked} stands for another text in an earlier row; give each text its own id")
+    seen[key] = float(score)
+
+
+def _id(answer: Answer) -> str:
+    """The query's id as text: 3 and 3.0 are one. That of its text where none is given."""
+    given = answer.query_id
+    if given is None or (isinstance(given, float) and isnan(given)):
+        return content_id(answer.query)
+    return str(int(given)) if isinstance(given, float) and given.is_integer() else str(given)
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or isnan(value) else value
 
 
 def _answers(path: Path) -> Iterator[Answer]:
+    name = path.name
     if not path.is_file():
-        raise TrainingError(f"{path} is not a file; expected Parquet (.parquet) or gzipped JSON lines (.jsonl.gz)")
-    return _json_lines(path) if path.name.endswith((".jsonl.gz", ".json.gz", ".gz")) else _parquet(path)
+        raise TrainingError(f"{path} is not a file; expected {EXPECTED}")
+    if name.endswith((".jsonl", ".jsonl.gz", ".json.gz", ".gz")):
+        return _json_lines(path)
+    if not name.endswith((".parquet", ".pq")):
+        raise TrainingError(f"{path} is of no kind that can be read by its name; expected {EXPECTED}")
+    return _parquet(path)
 
 
 def _json_lines(path: Path) -> Iterator[Answer]:
     decoder = msgspec.json.Decoder(Answer)
     number = 0
     try:
-        with gzip.open(path, "rb") as lines:
+        with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as lines:
             for line in lines:
                 number += 1
-                yield decoder.decode(line)
+                if line.strip():
+                    yield decoder.decode(line)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise TrainingError(f"{path} is truncated or not gzip after row {number} ({error}); fetch it again") from error
     except msgspec.DecodeError as error:
@@ -119,6 +156,7 @@ def _parquet(path: Path) -> Iterator[Answer]:
         import pyarrow.parquet
     except ImportError as error:
         raise TrainingError(f"reading {path.name} needs pyarrow: pip install 'tokamak[learn]'") from error
+    number = 0
     try:
         file = pyarrow.parquet.ParquetFile(path)
         wanted = [name for name in Answer.__struct_fields__ if name in file.schema_arrow.names]
@@ -127,24 +165,28 @@ def _parquet(path: Path) -> Iterator[Answer]:
             raise TrainingError(f"{path.name} lacks the columns {lacking}; it has {file.schema_arrow.names}")
         for batch in file.iter_batches(batch_size=8192, columns=wanted):
             for row in batch.to_pylist():
+                number += 1
                 yield msgspec.convert(row, Answer)
     except (pyarrow.ArrowException, OSError) as error:
         raise TrainingError(f"{path} is truncated or not Parquet ({error}); fetch it again") from error
     except msgspec.ValidationError as error:
-        raise TrainingError(f"{path.name}: {error}") from error
+        raise TrainingError(f"{path.name}, row {number}: {error}") from error
 
 
 def _cost(answer: Answer, prices: Mapping[str, Prices]) -> float | None:
-    if answer.cost_usd is not None:
+    if _known(answer.cost_usd) is not None:
         return answer.cost_usd
     price = prices.get(plain_name(answer.model))
     if price is None:
         return None
-    completion = answer.completion_tokens
-    if completion is None and answer.response_chars is not None:
-        completion = round(answer.response_chars / CHARS_PER_TOKEN)
-    prompt = answer.prompt_tokens
-    return price.cost(round(len(answer.query) / CHARS_PER_TOKEN) if prompt is None else prompt, completion)
+    completion, prompt, length = (
+        _known(count) for count in (answer.completion_tokens, answer.prompt_tokens, answer.response_chars)
+    )
+    if completion is None and length is not None:
+        completion = length / CHARS_PER_TOKEN
+    if prompt is None:
+        prompt = len(answer.query) / CHARS_PER_TOKEN
+    return price.cost(round(prompt), None if completion is None else round(completion))
 
 
 def read_prices(path: Path) -> dict[str, Prices]:

@@ -192,6 +192,11 @@ def _compared(
     quality = difference(new.quality, old.quality, shares=True)
     failures = difference(new.failed, old.failed, shares=True)
     verdict, reason = _verdict(quality, failures, new, old)
+    if shadowed and not new.requests:
+        reason = (
+            f"in shadow it answers nobody; of {shadowed} requests it would have sent {agreed} to the same arm as the "
+            "champion. A canary lets it answer a share of the conversations"
+        )
     return RolloutReport(
         candidate=new.side(), champion=old.side(), since=since, until=until, quality=quality,
         cost_usd=difference(new.cost_usd, old.cost_usd, shares=False),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Final
 
+from encoders.features import FEATURE_SET
 from registry.artifacts import Artifact, ArtifactError
 from routers.protocol import Router
 
@@ -61,8 +62,10 @@ ROUTERS: Final = Catalogue(PLACES)
 def load_router(artifact: Artifact, encoder_hash: str) -> Router:
     """The router of an artifact, for queries that the encoder with this hash has encoded.
 
-    Raises ------ ArtifactError: it is not a router, is of a kind this program does not know, or learned from another
-    encoder's vectors.
+    Raises
+    ------
+    ArtifactError: it is not a router, is of a kind this program does not know, or learned from another encoder's
+        vectors or from feature blocks of another definition.
     """
     manifest = artifact.manifest
     if manifest.kind != KIND:
@@ -77,6 +80,12 @@ def load_router(artifact: Artifact, encoder_hash: str) -> Router:
         raise ArtifactError(
             f"{manifest.version} learned from vectors of encoder {manifest.encoder}, this gateway encodes with "
             f"{encoder_hash}; train a router with this encoder, or set `routers.encoder` back to the other one"
+        )
+    learned_from = manifest.meta.get("feature_set")
+    if learned_from not in (None, FEATURE_SET):
+        raise ArtifactError(
+            f"{manifest.version} learned from feature blocks {learned_from}, this program computes {FEATURE_SET}; "
+            "train a router with this version of the program, or serve it with the one that trained it"
         )
     try:
         return router.from_arrays(artifact.arrays, manifest.meta)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from routers.policy import Choice, drawn
 from routers.protocol import F32, Prediction
 
-NAME = re.compile(r"router-(?P<router>[a-z][a-z0-9_]*)-(?P<threshold>\d+(?:\.\d+)?|\.\d+)")
+NAME = re.compile(r"router-(?P<router>[a-z][a-z0-9_]*(?:-[a-z][a-z0-9_]*)*)-(?P<threshold>\d+(?:\.\d+)?|\.\d+)")
 """Model names of this form, as RouteLLM has them: `router-mf-0.11593`."""
 DECIMALS = 5
 

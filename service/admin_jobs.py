@@ -77,5 +77,7 @@ def _add_jobs(app: FastAPI, jobs: Jobs, gateway: Gateway) -> None:
 
 def _found(job_id: str, job: Job | None) -> Job:
     if job is None:
-        raise ApiError(404, "not_found_error", "job_not_found", f"There is no job {job_id!r}.")
+        raise ApiError(
+            404, "not_found_error", "job_not_found", f"There is no job {job_id!r}; GET /admin/jobs lists them."
+        )
     return job

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 
 from registry.artifacts import ArtifactError
 from registry.rollout_report import RolloutReport, compare_versions, promotion_gate
-from registry.rollouts import MAX_SHARE, Entry, Rollout
+from registry.rollouts import MAX_SHARE, Entry, Rollout, RolloutConflict
 from routers.catalogue import KIND
 from service.admin_body import answered, body_of, described, if_match_of, operator_of, told
 from service.errors import ApiError, invalid
@@ -113,6 +113,8 @@ async def _gated(gateway: Gateway, version: str) -> str:
 def _gate(gateway: Gateway, version: str) -> str:
     """Why the version may be promoted. Raises ApiError 409 if the evidence does not say so."""
     manifest, rollout = gateway.artifacts.manifest(KIND, version), gateway.versions.rollouts.read()
+    if version == rollout.champion:
+        raise RolloutConflict(f"{version} serves already")
     trial, report = rollout.trial, None
     if trial is not None and trial.version == version and trial.stage == "canary":
         report = compare_versions(gateway.log, version, rollout.champion or COLD_START, trial.since)

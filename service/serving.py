@@ -107,6 +107,12 @@ class Serving:
                 f"No router {router!r} serves; this gateway has {serves!r} ({self.router}). Ask for "
                 f"'router-{serves}-{threshold:g}', or deploy a {router!r} router.", param="model",
             )  # fmt: skip
+        if threshold > 1.0:
+            raise invalid(
+                f"The threshold of {name!r} is a probability: it must lie in [0, 1], got {threshold:g}. "
+                "`tokamak calibrate` prints one for a share of strong answers.",
+                "model",
+            )
         return Target(name, route=self.targets["auto"].route, threshold=threshold)
 
 

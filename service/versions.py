@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from encoders.features import FEATURE_SET, PLAIN, query_features
+from encoders.features import PLAIN, query_features
 from encoders.protocol import Encoder
 from registry.arms import Pool
 from registry.artifacts import ArtifactError, Artifacts
@@ -67,14 +67,7 @@ class RouterVersions:
         arms = tuple(self._pool.arms.values())
         if version is None:
             return Lineup(prior, arms, prior)
-        artifact = self.artifacts.load(KIND, version)
-        learned_from = artifact.manifest.meta.get("feature_set")
-        if learned_from not in (None, FEATURE_SET):
-            raise ArtifactError(
-                f"{version} learned from feature block {learned_from}, this gateway computes {FEATURE_SET}; "
-                "train a router with this version of the program"
-            )
-        lineup = Lineup(load_router(artifact, encoder.hash), arms, prior)
+        lineup = Lineup(load_router(self.artifacts.load(KIND, version), encoder.hash), arms, prior)
         _probe(lineup, encoder, version)
         return lineup
 

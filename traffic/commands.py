@@ -33,8 +33,12 @@ class Shape(StrEnum):
     training = "training"
 
 
-LogUrl = Annotated[str, typer.Option("--log", help="The log: sqlite:///FILE or redis://HOST:PORT/DB.")]
-DEFAULT_LOG = "sqlite:///tokamak-data/traffic.db"
+LogUrl = Annotated[
+    str | None,
+    typer.Option("--log", help="sqlite:///FILE or redis://HOST:PORT/DB; the one in the data folder if left out."),
+]
+DataDir = Annotated[Path, typer.Option(envvar="TOKAMAK_DATA_DIR", help="Data folder of the service.")]
+DATA_DIR = Path("tokamak-data")
 Since = Annotated[str | None, typer.Option(help="First moment: 2026-11-21, 2026-11-21T10:00 (UTC) or Unix seconds.")]
 Until = Annotated[str | None, typer.Option(help="First moment that is left out; in the same forms.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -43,14 +47,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @log_app.command("snapshot")
 def snapshot_command(
     out: Annotated[Path, typer.Argument(help="The folder to make; it must not exist yet.")],
-    log: LogUrl = DEFAULT_LOG,
+    log: LogUrl = None,
+    data_dir: DataDir = DATA_DIR,
     since: Since = None,
     until: Until = None,
     content: Annotated[bool, typer.Option(help="Whether prompts, answers and vectors are written.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Write a window of the log as Parquet files with a manifest."""
-    with existing_log(log) as opened:
+    with existing_log(log, data_dir) as opened:
         manifest = snapshot(opened, out, moment(since) or 0.0, moment(until), content=content)
     if as_json:
         typer.echo(msgspec.json.encode(manifest))
@@ -62,7 +67,8 @@ def snapshot_command(
 @log_app.command("export")
 def export_command(
     out: Annotated[Path, typer.Argument(help="The file to write.")],
-    log: LogUrl = DEFAULT_LOG,
+    log: LogUrl = None,
+    data_dir: DataDir = DATA_DIR,
     shape: Annotated[
         Shape, typer.Option(help="jsonl: one object per interaction; training: scored answers for `tokamak train`.")
     ] = Shape.jsonl,
@@ -71,15 +77,21 @@ def export_command(
 ) -> None:
     """Write the stored interactions of a window as JSON lines, or the scored ones as a training file (Parquet)."""
     write = export_jsonl if shape is Shape.jsonl else write_training_rows
-    with existing_log(log) as opened:
+    with existing_log(log, data_dir) as opened:
         done = write(opened, out, moment(since) or 0.0, moment(until))
     typer.echo(f"{done.written:,} written to {out}, {done.left_out:,} left out")
 
 
 @log_app.command("stats")
-def stats_command(log: LogUrl = DEFAULT_LOG, since: Since = None, until: Until = None, as_json: AsJson = False) -> None:
+def stats_command(
+    log: LogUrl = None,
+    data_dir: DataDir = DATA_DIR,
+    since: Since = None,
+    until: Until = None,
+    as_json: AsJson = False,
+) -> None:
     """Count a window of the log: outcomes, arms, tokens, cost, feedback and scores."""
-    with existing_log(log) as opened:
+    with existing_log(log, data_dir) as opened:
         found = summarize(opened, moment(since) or 0.0, moment(until))
     if as_json:
         typer.echo(msgspec.json.encode(found))
@@ -98,8 +110,9 @@ def stats_command(log: LogUrl = DEFAULT_LOG, since: Since = None, until: Until =
 
 
 @contextmanager
-def existing_log(url: str) -> Iterator[TrafficLog]:
+def existing_log(named: str | None, data_dir: Path) -> Iterator[TrafficLog]:
     """The log, which must exist; what goes wrong ends the command with a sentence instead of a trace."""
+    url = named or f"sqlite:///{data_dir / 'traffic.db'}"
     path = Path(url.removeprefix("sqlite:///"))
     try:
         if url.startswith("sqlite:///") and not path.is_file():

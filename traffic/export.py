@@ -6,6 +6,7 @@ first, so that its tools read the lines; ours follow. Nothing sent with `store: 
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -42,9 +43,12 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def export_jsonl(log: TrafficLog, out: Path, since: float = 0.0, until: float | None = None) -> Export:
-    """Write one line per stored interaction with a readable request; `response` is null where there was no answer."""
+    """Write one line per stored interaction with a readable request; `response` is null where there was no answer.
+
+    A name that ends in `.gz` makes a gzipped file.
+    """
     written = left_out = 0
-    with new_file(out) as partial, partial.open("wb") as lines:
+    with new_file(out) as partial, gzip.open(partial, "wb") if out.suffix == ".gz" else partial.open("wb") as lines:
         for record in log.read_interactions(since, until):
             line = flywheel_line(record)
             if line is None:
@@ -144,7 +148,8 @@ def training_row(record: Interaction, said: list[tuple[str, float]]) -> dict[str
         "completion_tokens": None if usage is None else usage.completion_tokens,
         "cost_usd": record.cost_usd,
         "latency_s": record.latency_s,
-        "propensity": None if decision is None else decision.propensity,
+        # A model that the client named was asked for sure.
+        "propensity": 1.0 if decision is None else decision.propensity,
         "created_at": record.created_at,
     }
 

@@ -48,6 +48,12 @@ def test_other_names_are_not_found(abc: Fleet, name: str) -> None:
     assert_error(abc.chat(name), 404, "not_found_error", "model_not_found", "model")
 
 
+def test_a_threshold_is_a_probability(abc: Fleet) -> None:
+    message = assert_error(abc.chat("router-prior-1.5"), 400, "invalid_request_error", "invalid_value", "model")
+    assert "must lie in [0, 1], got 1.5" in message
+    assert abc.called() == []
+
+
 def test_limits_of_the_request_hold_and_one_that_is_left_answers_alone(abc: Fleet) -> None:
     assert abc.chat("router-prior-0.1", routing={"max_cost_usd": 0.001}).headers["x-tokamak-model"] == "alpha"
     assert_error(

@@ -81,9 +81,16 @@ def test_one_text_under_two_ids_is_one_query(tmp_path: Path, write: Any) -> None
     [
         ([row("1", "a", 1.5)], r"row 1: score must lie in \[0, 1\], got 1.5"),
         ([row("1", "a", None)], r"row 1: score must lie in \[0, 1\], got None"),
-        ([row("1", "a"), row("1", "a")], "row 2: a on query .* is a duplicate of"),
+        ([row("1", "a"), row("1", "a")], "row 2: a on query 1 of task sums .* is a duplicate of .* keep one"),
         ([row("1", "a"), row("1", "a", 0.0)], "row 2: .* in contradiction"),
-        ([row("1", "a"), row("1", "b", query="other")], "row 2: query id .* another text"),
+        ([row("1", "a"), row("1", "b", query="other")], "row 2: query 1 of task sums stands for another text"),
+        ([row("1", "a", cost_usd=-1.0)], "row 1: cost_usd must be finite and not negative, got -1"),
+        ([row("1", "a"), row("1", "b", latency_s=-2.0)], "row 2: latency_s must be finite and not negative, got -2"),
+        ([row("1", "")], "row 1: model is empty"),
+        ([row("1", "a", propensity=0.0)], r"row 1: propensity must lie in \(0, 1\], got 0.0; .* 1 if it was asked"),
+        ([row("1", "a", propensity=1.0), row("2", "a", propensity=None)], r"row 2: propensity must .* got None"),
+        ([row("1", "a", propensity=0.5), row("2", "a", propensity=1.5)], r"row 2: propensity must .* got 1.5"),
+        ([row("1", "a", score="1")], "row 1: Expected .* got `str`"),
         ([], "no scored answer|lacks the columns"),
     ],
 )
@@ -92,6 +99,41 @@ def test_rows_that_cannot_be_learned_from_are_refused_by_number(
 ) -> None:
     with pytest.raises(TrainingError, match=message):
         outcomes_from_file(write(tmp_path, rows), HashEncoder())
+
+
+@BOTH
+def test_logged_propensities_are_used(tmp_path: Path, write: Any) -> None:
+    rows = [row("1", "a", propensity=0.25), row("1", "b", propensity=1.0)]
+    outcomes = outcomes_from_file(write(tmp_path, rows), HashEncoder())
+    np.testing.assert_array_equal(outcomes.propensity, np.array([[0.25, 1.0]], dtype=np.float32))
+
+
+@BOTH
+def test_yes_or_no_is_a_score(tmp_path: Path, write: Any) -> None:
+    outcomes = outcomes_from_file(write(tmp_path, [row("1", "a", True), row("1", "b", False)]), HashEncoder())
+    np.testing.assert_array_equal(outcomes.quality, np.array([[1.0, 0.0]], dtype=np.float32))
+
+
+def test_a_data_frame_with_gaps_writes_whole_numbers_as_floats(tmp_path: Path) -> None:
+    nan = float("nan")
+    gaps = {"cost_usd": nan, "latency_s": nan, "completion_tokens": nan}
+    rows = [
+        row("0", "a", query_id=3.0, prompt_tokens=8.0, **gaps),
+        row("0", "b", query_id=3.0, prompt_tokens=nan, **gaps),
+    ]
+    path = as_parquet(tmp_path, rows)
+    outcomes = outcomes_from_file(path, HashEncoder(), {"a": Prices(1.0, 2.0)})
+    np.testing.assert_allclose(outcomes.cost_usd, np.array([[28e-6, nan]], dtype=np.float32), rtol=1e-6)
+    assert np.all(np.isnan(outcomes.latency_s))
+
+
+def test_lines_need_no_gzip_and_may_be_blank(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text("\n\n".join(json.dumps(line) for line in ROWS) + "\n\n")
+    assert outcomes_from_file(path, HashEncoder()).query_ids == (content_id("what is 1"), content_id("what is 2"))
+    other = path.rename(tmp_path / "answers.csv")
+    with pytest.raises(TrainingError, match=r"no kind that can be read by its name; expected Parquet .*\.jsonl"):
+        outcomes_from_file(other, HashEncoder())
 
 
 @BOTH

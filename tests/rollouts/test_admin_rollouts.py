@@ -171,6 +171,7 @@ def test_promotion_takes_evidence_or_force_with_a_reason(idle: Town) -> None:
     assert (last["action"], last["forced"], last["why"]) == ("promote", True, "the demo is tonight")
     good = published(idle.data_dir, "good", off_policy={"verdict": "better", "reason": "+0.1", "against": without})
     assert idle.change(f"{good}/promote").json()["champion"] == good
+    assert "serves already" in refused(idle.change(f"{good}/promote"), 409, "rollout_conflict")
     stale = published(idle.data_dir, "stale", off_policy={"verdict": "better", "reason": "+0.1", "against": without})
     assert "serves now" in refused(idle.change(f"{stale}/promote"), 409, "not_enough_evidence")
     assert idle.change("roll-back").json()["serving"] == without

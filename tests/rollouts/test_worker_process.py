@@ -11,7 +11,6 @@ import pytest
 from registry.config import Config
 from registry.job_kinds import TRAIN_ROUTER
 from registry.jobs import Jobs
-from service import worker_process
 from service.worker_process import WorkerProcess
 from tests.gateway.live import until
 from tests.house import ROOT
@@ -56,7 +55,7 @@ def test_workers_that_cannot_start_are_told_and_started_ever_more_rarely(
     broken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(broken))
     now = [1_000.0]
-    monkeypatch.setattr(worker_process.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("service.worker_process.time.monotonic", lambda: now[0])
     (tmp_path / "data").mkdir()
     worker, jobs = watched(tmp_path / "data")
     started = []

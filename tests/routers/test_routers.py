@@ -212,6 +212,9 @@ def test_an_artifact_that_does_not_fit_is_refused_with_what_to_do(tmp_path: Path
     unknown = store.publish(KIND, "prior", arrays, meta | {"router": "oracle"}).version
     lacking = store.publish(KIND, "prior", {"quality": arrays["quality"]}, meta).version
     fine = store.publish(KIND, "prior", arrays, meta).version
+    older = store.publish(KIND, "prior", arrays, meta | {"feature_set": "fedcba9876543210"}).version
+    with pytest.raises(ArtifactError, match=rf"{older} .*blocks fedcba9876543210, this program computes .*; train a"):
+        load_router(store.load(KIND, older), router.encoder)
     with pytest.raises(ArtifactError, match="is a templates, expected a router"):
         load_router(store.load("templates", other_kind), router.encoder)
     with pytest.raises(ArtifactError, match=r"this program has .*cluster, knn, prior"):

@@ -86,5 +86,8 @@ def test_model_names() -> None:
     found = NAME.fullmatch("router-mf-0.11593")
     assert found is not None
     assert (found["router"], float(found["threshold"])) == ("mf", 0.11593)
+    published = NAME.fullmatch("router-published-knn-1")
+    assert published is not None
+    assert (published["router"], published["threshold"]) == ("published-knn", "1")
     for other in ("router-mf", "router-mf-", "router-mf-x", "router--0.5", "router-mf-0.5-1", "router-mf--0.5"):
         assert NAME.fullmatch(other) is None

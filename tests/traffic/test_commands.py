@@ -39,6 +39,13 @@ def test_snapshot_writes_a_folder_and_prints_its_tables(url: str, tmp_path: Path
     assert json.loads(as_json.stdout)["tables"]["interactions"]["rows"] == 2
 
 
+def test_the_log_is_that_of_the_data_folder(url: str, tmp_path: Path) -> None:
+    assert url.endswith("traffic.db")
+    by_option = runner.invoke(log_app, ["stats", "--data-dir", str(tmp_path), "--json"])
+    by_variable = runner.invoke(log_app, ["stats", "--json"], env={"TOKAMAK_DATA_DIR": str(tmp_path)})
+    assert json.loads(by_option.stdout)["interactions"] == json.loads(by_variable.stdout)["interactions"] == 3
+
+
 def test_export_writes_either_shape(url: str, tmp_path: Path) -> None:
     lines = runner.invoke(log_app, ["export", str(tmp_path / "o.jsonl"), "--log", url])
     assert lines.exit_code == 0, lines.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import gzip
 import json
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
@@ -221,6 +222,14 @@ async def test_jsonl_lines_have_the_flywheel_keys_with_exact_objects(log: Sqlite
     assert (lines[2]["outcome"], lines[2]["response"], lines[2]["usage"]) == ("failed", None, None)
 
 
+async def test_a_name_in_gz_makes_a_gzipped_file(log: SqliteLog, tmp_path: Path) -> None:
+    log.append(interaction(1))
+    await log.flush()
+    export_jsonl(log, tmp_path / "out.jsonl.gz")
+    (line,) = gzip.decompress((tmp_path / "out.jsonl.gz").read_bytes()).splitlines()
+    assert json.loads(line)["request"] == json.loads(interaction(1).request or b"")
+
+
 async def test_training_rows_are_the_scored_answers_and_nothing_else(log: SqliteLog, tmp_path: Path) -> None:
     def routed(number: int, **changes: Any) -> Interaction:
         return interaction(number, workload="sums", **changes)
@@ -235,6 +244,8 @@ async def test_training_rows_are_the_scored_answers_and_nothing_else(log: Sqlite
     log.append(score(3, source="feedback", value=0.0))
     log.append(feedback(3, value=1.0))
     log.append(routed(4))
+    log.append(routed(10, decision=None))
+    log.append(score(10, value=0.25))
     for number, changes in (
         (5, {"outcome": "aborted"}), (6, {"stored": False}), (7, {"arm": "large"}), (8, {"query_text": None}),
         (9, {"decision": decision(cascade=CASCADE)}),
@@ -243,13 +254,15 @@ async def test_training_rows_are_the_scored_answers_and_nothing_else(log: Sqlite
         log.append(score(number))
     await log.flush()
     done = write_training_rows(log, tmp_path / "train.parquet")
-    assert (done.written, done.left_out) == (3, 6)
+    assert (done.written, done.left_out) == (4, 6)
     read = pyarrow.parquet.read_table(tmp_path / "train.parquet").to_pylist()
     assert [(r["query_id"], r["score"], r["score_kind"]) for r in read] == [
         ("chatcmpl-000001", 0.75, "exact_match+judge"),
         ("chatcmpl-000002", 1.0, "feedback"),
         ("chatcmpl-000003", 0.0, "feedback"),
+        ("chatcmpl-000010", 0.25, "exact_match"),
     ]
+    assert read[3]["propensity"] == 1.0, "who names a model asks it for sure"
     assert read[0] == {
         "dataset": "traffic", "task": "sums", "query_id": "chatcmpl-000001", "query": "question 1", "model": "small",
         "score": 0.75, "score_kind": "exact_match+judge", "response": "answer", "response_chars": 6,
