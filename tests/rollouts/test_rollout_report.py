@@ -78,7 +78,8 @@ async def test_shadow_decisions_are_counted(tmp_path: Path) -> None:
     records += [routed(100, OLD, shadow=Shadow(router="x@00000000", arm="calc"))]
     found = await report(tmp_path, iter(records))
     assert (found.shadowed, found.shadow_agreement) == (40, 0.75)
-    assert (found.verdict, "of 40 requests it would have sent 30 to the same arm" in found.reason) == ("undecided", True)
+    assert found.verdict == "undecided"
+    assert "of 40 requests it would have sent 30 to the same arm" in found.reason
 
 
 async def test_feedback_that_is_no_score_yet_counts_once_and_a_wrong_score_is_refused(tmp_path: Path) -> None:
