@@ -200,7 +200,7 @@ def measured(folder: Path, encoder: Encoder, scratch: Path, cache: Path | None) 
         print(f"measuring {size:,} templates ...", flush=True)
         rows.append(sized(ground, size))
     print("measuring the published loop and how soon an addition is visible ...", flush=True)
-    rows.append(beside_published(ground, 5 if quick else 40))
+    rows.append(beside_published(ground, 5 if quick else 20))
     rows += visible(scratch / "visible", encoder, texts[0], 10 if quick else 60)
     if not quick:
         print("measuring many tenants and random directions ...", flush=True)

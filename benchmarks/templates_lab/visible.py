@@ -76,7 +76,7 @@ def _one(writer: TemplateStore, replicas: Sequence[Replica], encoder: Encoder, t
     writer.add(made)
     waiting = list(replicas)
     while waiting:
-        waiting = [r for r in waiting if not any(c.id == made.id for c in r.live.current.candidates(vector, 3))]
+        waiting = [r for r in waiting if not any(c.id == made.id for c in r.live.current.candidates(vector, 500))]
         time.sleep(0.001)
     return (time.perf_counter() - started) * 1e3
 
