@@ -14,7 +14,7 @@ from offline.evaluate_router import HELD_OUT
 from offline.job_work import JobWork
 from offline.off_policy import LogDecisions, compare_routers, decisions_from_log, held_out
 from offline.outcomes import LoggedOutcomes, outcomes_from_log
-from offline.train_router import default_router, train
+from offline.train_router import DEFAULT, default_router, train
 from registry.artifacts import Artifacts, Manifest
 from registry.drift_records import read_drift, since_by_arm
 from registry.job_kinds import TrainArguments, train_arguments
@@ -46,7 +46,8 @@ def run_train_router(work: JobWork) -> dict[str, Any]:
     artifacts = Artifacts(settings.data_dir / "artifacts")
     work.step("reading the log", 0.05)
     if wanted.router is None:
-        work.note(f"the router is {router}, the default of this installation")
+        more = "" if router == DEFAULT else f"; {DEFAULT} needs pip install 'tokamak[learn]' where the worker runs"
+        work.note(f"the router is {router}, the default of this installation{more}")
     changed = since_by_arm(read_drift(settings.data_dir))
     read = _read(settings.log_url, encoder, wanted, work.job.created_at, changed)
     outcomes, counts = read.outcomes.outcomes, read.outcomes.counts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -18,9 +18,13 @@ Judge = Callable[[Router], dict[str, Any]]
 """Further evidence about a router that has not seen the held-out queries."""
 
 
+DEFAULT: Final = "ensemble"
+"""The default router where everything is installed that learning needs."""
+
+
 def default_router() -> str:
     """The router that is trained unless another one is named; in a base install the best that it can fit."""
-    return "ensemble" if find_spec("sklearn") is not None else "cluster"
+    return DEFAULT if find_spec("sklearn") is not None else "cluster"
 
 
 def train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,23 @@ def test_the_compose_config_loads_in_the_environment_that_compose_gives() -> Non
     assert f"--served-model-name={endpoint.model}" in COMPOSE["services"]["vllm"]["command"]
     assert config.log.url is not None
     assert config.log.url.startswith("redis://redis:")
+
+
+def test_the_worker_of_compose_reads_what_the_gateway_reads_and_can_learn() -> None:
+    gateway, worker = COMPOSE["services"]["gateway"], COMPOSE["services"]["worker"]
+    config = load_config(ROOT / "deploy" / "compose.config.yaml", compose_environment("worker"))
+    assert config.jobs.worker == "external"
+    assert worker["command"] == ["worker"]
+    for same in ("volumes", "networks", "depends_on"):
+        assert worker[same] == gateway[same], same
+    needed = compose_environment("gateway").items() - {("TOKAMAK_ADMIN_TOKEN", "")}
+    assert needed <= compose_environment("worker").items()
+    assert worker["image"] != gateway["image"], "one would take the place of the other"
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert DEFAULT.sub(r"\1", worker["build"]["args"]["EXTRAS"]) in extras
+    assert any(pin.startswith("scikit-learn==") for pin in extras["learn"])
+    # The image's own check asks a port that no worker opens.
+    assert worker["healthcheck"] == {"disable": True}
 
 
 def test_the_image_config_serves_the_model_that_the_environment_names() -> None:

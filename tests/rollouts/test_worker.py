@@ -179,6 +179,19 @@ def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
     assert "sklearn is not installed here" in (job.error or "")
 
 
+def test_a_base_install_trains_what_it_can_and_says_what_would_be_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("offline.train_router.find_spec", lambda name: None)
+    written(tmp_path, explored(QUESTIONS))
+    job = done(tmp_path, submitted(tmp_path, router=None))
+    assert job.result is not None, job.error
+    assert job.result["version"].startswith("cluster@")
+    (note,) = (line.text for line in Jobs(tmp_path).lines(job.id) if "default" in line.text)
+    assert note.startswith("the router is cluster")
+    assert "ensemble needs pip install 'tokamak[learn]'" in note
+
+
 def test_a_cancelled_job_is_broken_off_in_the_middle(tmp_path: Path) -> None:
     jobs = Jobs(tmp_path, 0.4)
 
