@@ -13,6 +13,7 @@ from rich.table import Table
 from encoders.protocol import load_encoder
 from offline.template_build_command import build_command
 from offline.template_options import DATA_DIR, AsJson, DataDir, EncoderName, Tenant, explaining, opened
+from offline.template_worth_commands import calibrate_floor_command, worth_command
 from templates_store.create import TemplateRejected, create_template
 from templates_store.database import TemplateStoreError
 from templates_store.index import load_index, re_embed
@@ -20,10 +21,13 @@ from templates_store.index_files import INDEX_FOLDER
 from templates_store.live_index import reindex
 from templates_store.store import TemplateStore
 from templates_store.template import State, Template
+from templates_store.worth import bring_back
 
 templates_app = typer.Typer(no_args_is_help=True, help="Build, look at and manage thought templates.")
 
 templates_app.command("build")(build_command)
+templates_app.command("worth")(worth_command)
+templates_app.command("calibrate-floor")(calibrate_floor_command)
 
 Id = Annotated[str, typer.Argument(help="The template's id, or a beginning of it that only one has.")]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why; kept in the template's history.")]
@@ -100,8 +104,10 @@ def quarantine_command(id_: Id, reason: Reason = None, data_dir: DataDir = DATA_
 @templates_app.command("activate")
 @explaining
 def activate_command(id_: Id, reason: Reason = None, data_dir: DataDir = DATA_DIR) -> None:
-    """Put a candidate or a quarantined template into use."""
-    _move(data_dir, id_, "active", reason)
+    """Put a candidate or a quarantined template into use. What was measured of it before counts no more."""
+    with opened(data_dir) as store:
+        template = bring_back(store, _find(store, id_).id, reason)
+    typer.echo(f"{template.id} is {template.state}")
 
 
 @templates_app.command("retire")

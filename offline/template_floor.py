@@ -1,9 +1,12 @@
 """The floor under similarities, calibrated: the smallest similarity at which templates were seen to help.
 
 Requests are put into bins by the similarity of their templates; the uplift of a bin is that of `routers.uplift`, and
-along similarity it may only rise (isotonic regression). The floor is the lower edge of the first level whose 95 %
-interval lies above zero. Only what was shown can be measured: to learn about less similar templates than today's floor
-lets pass, set `templates.min_similarity` lower for a while.
+along similarity it may only rise (isotonic regression). The floor is the lower edge of the first level whose interval
+lies above zero. The intervals hold together with 95 % (Bonferroni over the bins), since the best of many is looked for;
+joined bins are taken as if they had been chosen beforehand.
+
+Only what was shown can be measured: to learn about less similar templates than today's floor lets pass, set
+`templates.min_similarity` lower for a while.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +22,6 @@ from numpy.typing import NDArray
 
 from offline.template_trials import LoggedTrials
 from routers.off_policy import F64
-from routers.off_policy_intervals import Z95
 from routers.uplift import moments
 from templates_store.worth import Floor
 
@@ -28,7 +31,7 @@ LEAST_SHOWN, LEAST_CONTROL = 100, 20
 
 
 class Level(NamedTuple):
-    """Similarities from `start` on where the uplift is the same: its value, its 95 % interval, and its requests."""
+    """Similarities from `start` on where the uplift is the same: its value, its interval, and its requests."""
 
     start: float
     uplift: float
@@ -94,8 +97,9 @@ def _levels(logged: LoggedTrials, request: NDArray[np.intp], similarity: F64) ->
     if taken:
         last = [parts.pop()] if parts else []
         parts.append(np.concatenate([*last, *taken]))
+    z = NormalDist().inv_cdf(1.0 - 0.025 / len(parts))
     parts = _joined(parts, found.h[request] * share, found.w[request] * share)
-    return [_level(logged, found.h, found.w, request, similarity, share, part) for part in parts]
+    return [_level(logged, found.h, found.w, request, similarity, share, part, z) for part in parts]
 
 
 def _enough(logged: LoggedTrials, request: NDArray[np.intp]) -> bool:
@@ -126,13 +130,14 @@ def _level(
     similarity: F64,
     share: F64,
     part: NDArray[np.intp],
+    z: float,
 ) -> Level:
     rows, weight = request[part], share[part]
     total = float((w[rows] * weight).sum())
     value = float((h[rows] * weight).sum()) / total
     # Templates of one request err together, so their errors are added before they are squared.
     errors = np.bincount(rows, (h[rows] - value * w[rows]) * weight)
-    half = Z95 * math.sqrt(float(np.square(errors).sum())) / total
+    half = z * math.sqrt(float(np.square(errors).sum())) / total
     shown = logged.trials.shown[np.unique(rows)]
     return Level(
         float(similarity[part].min()), value, value - half, value + half, int(shown.sum()), int((~shown).sum())

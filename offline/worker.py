@@ -19,9 +19,10 @@ from types import FrameType
 from encoders.protocol import EncoderUnavailable
 from offline.build_job import run_build_templates
 from offline.job_work import JobWork, Runner
+from offline.template_worth_job import run_template_worth
 from offline.train_job import run_train_router
 from registry.artifacts import ArtifactError
-from registry.job_kinds import BUILD_TEMPLATES, TRAIN_ROUTER
+from registry.job_kinds import BUILD_TEMPLATES, TEMPLATE_WORTH, TRAIN_ROUTER
 from registry.jobs import Job, JobLost, Jobs, JobsError, worker_name
 from registry.rollouts import RolloutError
 from registry.worker_settings import WorkerSettings
@@ -29,7 +30,11 @@ from traffic.log import LogError
 
 logger = logging.getLogger("tokamak.worker")
 
-RUNNERS: Mapping[str, Runner] = {TRAIN_ROUTER: run_train_router, BUILD_TEMPLATES: run_build_templates}
+RUNNERS: Mapping[str, Runner] = {
+    TRAIN_ROUTER: run_train_router,
+    BUILD_TEMPLATES: run_build_templates,
+    TEMPLATE_WORTH: run_template_worth,
+}
 FAULTS = (ArtifactError, EncoderUnavailable, LogError, RolloutError, ValueError, OSError)
 """What is wrong with the data or the machine, told as it is; anything else is a defect and leaves its trace."""
 BREAK_OFF: signal.Signals | None = getattr(signal, "SIGUSR1", None)

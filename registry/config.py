@@ -168,6 +168,9 @@ class TemplatesConfig(Section):
     control_share: float = Field(
         0.05, ge=0, le=0.5, description="Share of the requests with templates that go without them, to measure them."
     )
+    worth_every_s: float | None = Field(
+        3600.0, gt=0, description="How often a job measures what templates are worth; `null`: only when asked to."
+    )
     control_pinned: bool = Field(
         False, description="Whether requests that name a `thought` arm themselves have a control share too."
     )

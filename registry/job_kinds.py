@@ -10,6 +10,7 @@ from traffic.records import ScoreSource
 
 TRAIN_ROUTER: Final = "train_router"
 BUILD_TEMPLATES: Final = "build_templates"
+TEMPLATE_WORTH: Final = "template_worth"
 
 
 class TrainArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -66,6 +67,26 @@ class BuildArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 def build_arguments(stated: Any) -> BuildArguments:
     """Raises ValueError, naming the field, if the arguments are wrong."""
     return msgspec.convert(stated, BuildArguments)
+
+
+class WorthArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Measure what templates are worth, from the traffic log.
+
+    `since`: Unix seconds from which requests count. `quarantine`: whether those that do harm are taken out of use.
+    """
+
+    since: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    quarantine: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """What is stored with the job; defaults are left out, so that equal wishes are equal."""
+        built: dict[str, Any] = msgspec.to_builtins(self)
+        return built
+
+
+def worth_arguments(stated: Any) -> WorthArguments:
+    """Raises ValueError, naming the field, if the arguments are wrong."""
+    return msgspec.convert(stated, WorthArguments)
 
 
 def train_arguments(stated: Any) -> TrainArguments:

@@ -53,7 +53,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
 def test_the_uplift_is_unbiased_whatever_was_expected(expected: float) -> None:
     found = [moments(dealt(2000, seed, 0.15, expected=expected)) for seed in range(60)]
     values = [float(m.h.sum() / m.w.sum()) for m in found]
-    assert np.mean(values) == pytest.approx(0.15, abs=4 * np.std(values) / math.sqrt(60))
+    assert np.mean(values) == pytest.approx(0.15, abs=4 * float(np.std(values)) / math.sqrt(60))
 
 
 @pytest.mark.parametrize("effect", [0.0, -0.15])
