@@ -139,7 +139,13 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     return Plan(
         files=named + (shared if arguments.pools or not named else ()),
         routers=routers,
-        bench=Bench(CACHE / "trials", 1 if arguments.quick else arguments.seeds, arguments.fresh, arguments.workers),
+        bench=Bench(
+            CACHE / "trials",
+            1 if arguments.quick else arguments.seeds,
+            arguments.fresh,
+            arguments.kept,
+            arguments.workers,
+        ),
         quick=arguments.quick,
         partial=bool(arguments.quick or named or arguments.pools or arguments.router or arguments.seeds != SEEDS),
     )
@@ -154,6 +160,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--quick", action="store_true", help="one split, few queries, quick routers: under a minute")
     parser.add_argument("--fresh", action="store_true", help="run again what an earlier run has kept")
+    parser.add_argument("--kept", action="store_true", help="run nothing: make the table of what runs have kept")
     parser.add_argument("--page", action="store_true", help="only write the tables of docs/routing.md anew")
     return parser.parse_args()
 

@@ -25,11 +25,13 @@ WORKERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Where trials are kept, how many splits there are, and whether what is kept counts."""
+    """Where trials are kept, how many splits there are, and what is run: all (`fresh`), what is missing, or nothing
+    (`kept_only`: rows then say how many splits they have)."""
 
     folder: Path
     seeds: int
     fresh: bool = False
+    kept_only: bool = False
     workers: int = WORKERS
 
 
@@ -63,14 +65,16 @@ def run_cells(bench: Bench, pool: Pool, cells: Sequence[Cell]) -> dict[Cell, Tri
             cell.path(bench.folder).unlink(missing_ok=True)
     missing = [cell for cell in cells if not cell.path(bench.folder).is_file()]
     for cell in missing:
-        _refusal(cell.path(bench.folder)).unlink(missing_ok=True)
-    if missing:
+        if not bench.kept_only:
+            _refusal(cell.path(bench.folder)).unlink(missing_ok=True)
+    if missing and not bench.kept_only:
         _work_off(bench, pool, missing)
     found: dict[Cell, Trial | str] = {}
     for cell in cells:
         path = cell.path(bench.folder)
         refusal = _refusal(path)
-        found[cell] = taken(path) or (refusal.read_text() if refusal.is_file() else "the process that ran it died")
+        reason = "not run" if bench.kept_only else "the process that ran it died"
+        found[cell] = taken(path) or (refusal.read_text() if refusal.is_file() else reason)
     return found
 
 
