@@ -55,6 +55,9 @@ def explaining(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
+        except ModuleNotFoundError as error:
+            typer.echo(f"error: {error.name} is not installed here; run `pip install 'tokamak[learn]'`", err=True)
+            raise typer.Exit(MISTAKE) from None
         except (ArtifactError, EncoderUnavailable, LogError, ValueError, OSError) as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(MISTAKE) from None

@@ -20,7 +20,7 @@ logger = logging.getLogger("tokamak.worker")
 
 LOG_FILE: Final = "worker.log"
 BACK_OFF_S: Final = 5.0
-"""Shortest time between two starts; from the second failure in a row on it doubles, up to `MAX_BACK_OFF_S`."""
+"""Shortest time between two starts after a failure; from the second in a row on it doubles, up to `MAX_BACK_OFF_S`."""
 MAX_BACK_OFF_S: Final = 300.0
 TELLING_FAILURES: Final = 2
 """So many workers in a row that failed are a fault to be told: one alone may have been killed."""
@@ -59,7 +59,7 @@ class WorkerProcess:
         if not self.wanted or self.running():
             return False
         self._note_end()
-        if time.monotonic() < self._started_at + min(MAX_BACK_OFF_S, BACK_OFF_S * 2 ** max(0, self._failures - 1)):
+        if self._failures and time.monotonic() < self._started_at + self._back_off_s():
             return False
         always = self._config.routers.automatic.enabled
         if not always and not self._jobs.waiting():
@@ -90,6 +90,9 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def _back_off_s(self) -> float:
+        return min(MAX_BACK_OFF_S, BACK_OFF_S * 2.0 ** (self._failures - 1))
 
     def _note_end(self) -> None:
         """Count the worker that has ended, if it failed; forget those before it if it did not."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,3 +171,14 @@ def test_mistakes_are_told_in_one_line_with_exit_code_two(tmp_path: Path) -> Non
         assert result.exit_code == 2, (arguments, result.output)
         assert message in result.stderr
         assert result.stderr.count("\n") == 1
+
+
+def test_what_is_not_installed_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.tree", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    data = file_of(answers(), tmp_path)
+    refused = run("train", "--data", str(data), "--router", "ensemble", "--data-dir", str(tmp_path))
+    assert refused.exit_code == 2
+    assert "sklearn" in refused.stderr
+    assert "pip install 'tokamak[learn]'" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
