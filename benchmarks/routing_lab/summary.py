@@ -21,6 +21,8 @@ from offline.routing_metrics import Interval
 Row = dict[str, Any]
 F64 = NDArray[np.float64]
 SHARES_OF_DEAREST = {"acc_at_33pct_cost": 0.33, "acc_at_7pct_cost": 0.07}
+DIGITS = 6
+"""Decimals of a figure in the rows: more than any interval can tell apart."""
 AVERAGED = ("train_queries", "entropy", "ece", "fit_s", "predict_us", "bytes", "apgr", "cpt_50", "cpt_80")
 
 
@@ -89,6 +91,7 @@ def _kind_rows(pool: Pool, kind: str, standings: list[Standing], resamples: int)
                 if interval is not None:
                     row |= {f"gain_{name}": interval.mean, f"gain_{name}_lo": interval.low}
                     row |= {f"gain_{name}_hi": interval.high}
+        row = {name: round(value, DIGITS) if isinstance(value, float) else value for name, value in row.items()}
         row |= {name: True for name, best in baselines.items() if best is standing and name != "best_single"}
         rows.append(row)
     return rows
