@@ -133,6 +133,14 @@ class Jobs:
             rows = db.execute(f"{_SELECT}{clause} ORDER BY seq DESC LIMIT ?", [*values, limit]).fetchall()
         return [job_of(row) for row in rows]
 
+    def counts(self, kind: str) -> dict[State, int]:
+        """How many jobs of a kind are in each state that occurs."""
+        if not self.path.exists():
+            return {}
+        with transaction(self.path) as db:
+            query = "SELECT state, count(*) FROM jobs WHERE kind = ? GROUP BY state ORDER BY state"
+            return dict(db.execute(query, (kind,)).fetchall())
+
     def waiting(self) -> bool:
         """Whether there is a job for a worker to take up: a queued one, or one whose worker is dead."""
         if not self.path.exists():

@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from service.admin_drift import add_drift
 from service.admin_jobs import add_jobs
 from service.admin_routers import add_routers
+from service.admin_templates import add_templates
 from service.errors import ApiError
 from service.explanation import route_object
 from service.gateway import Gateway
@@ -51,6 +52,7 @@ def admin_application(gateway: Gateway, environ: Mapping[str, str]) -> FastAPI:
     add_jobs(app, gateway)
     add_routers(app, gateway)
     add_drift(app, gateway)
+    add_templates(app, gateway)
     _add_decisions(app, gateway)
     return app
 

@@ -15,6 +15,7 @@ from encoders.protocol import Encoder, Vectors, load_encoder
 from registry.artifacts import ArtifactError, Artifacts
 from registry.config import Config
 from registry.config_file import build_pool
+from registry.job_kinds import BUILD_TEMPLATES
 from registry.jobs import Jobs, JobsError
 from registry.rollouts import Trial
 from routers.affinity import Conversations
@@ -29,10 +30,11 @@ from service.metrics import Metrics
 from service.serving import Serving, targets_of
 from service.versions import COLD_START, RouterVersions
 from service.worker_process import WorkerProcess
+from service.worth_schedule import WorthSchedule
 from templates_store.choosing import NOTHING, Bounds, Selection, choose
 from templates_store.database import TemplateStoreError
 from templates_store.index_files import INDEX_FOLDER
-from templates_store.live_index import REFRESH_S, LiveIndex
+from templates_store.live_index import REFRESH_S, LiveIndex, reindex
 from templates_store.opening import open_store
 from templates_store.store import TemplateStore
 from templates_store.worth import DEFAULT_FLOOR, Floor, FloorUnreadable, read_floor
@@ -78,6 +80,7 @@ class Gateway:
         self._told_of_templates: str | None = None
         self._told_of_floor: str | None = None
         self.worker = WorkerProcess(config, self.jobs, environ)
+        self._worth = WorthSchedule(self.jobs, config.templates.worth_every_s)
         self._worker_watcher: asyncio.Task[None] | None = None
         self._template_store: TemplateStore | None = None
         self._live_templates: LiveIndex | None = None
@@ -119,6 +122,7 @@ class Gateway:
             targets=targets_of(self.config, self._pool),
         )  # fmt: skip
         await self.take_in()
+        await self._count()
         encoder.encode_one("warm up")
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
         if self._live_templates is not None:
@@ -162,6 +166,7 @@ class Gateway:
         """Log and count a finished request."""
         record = exchange.record(keep_content=self.config.log.content)
         self.metrics.observe(record)
+        self._worth.note(record)
         self.log.append(record)
         if self.log.backlog() > LOG_BACKLOG:
             # The log's thread needs the interpreter for every row and gets it late while this one is never idle.
@@ -173,6 +178,7 @@ class Gateway:
         settings = self.config.templates
         if serving.templates is None:
             return NOTHING
+        self.metrics.thought.searches += 1
         bounds = Bounds(settings.retrieve, settings.top_k, self.floor(serving), settings.max_tokens)
         try:
             return choose(serving.templates, vector, key.id, bounds)
@@ -279,10 +285,39 @@ class Gateway:
         self._serving = self.serving.with_templates(live.current)
         return True
 
+    async def reindex_templates(self) -> int:
+        """Make the index anew from the store's records and serve from it; returns how many templates are in it.
+
+        Raises TemplateStoreError or IndexUnusable, and then the old one goes on serving.
+        """
+        folder, encoder = self.data_dir / INDEX_FOLDER, self.serving.encoder.hash
+        async with self._taking_in:
+            old, store = self._live_templates, self._template_store
+            if old is None or store is None:
+                with await asyncio.to_thread(open_store, self.data_dir, self.config.templates.url) as opened:
+                    return await asyncio.to_thread(reindex, opened, encoder, folder)
+            count = await asyncio.to_thread(reindex, store, encoder, folder)
+            self._live_templates = live = await asyncio.to_thread(LiveIndex, store, encoder, folder)
+            self._serving = self.serving.with_templates(live.current)
+            await asyncio.to_thread(old.close)
+        return count
+
+    async def _count(self) -> None:
+        """Set the gauges of the metrics: templates, their index and their builds."""
+        store, index, counted = self._template_store, self.serving.templates, self.metrics.thought
+        try:
+            if store is not None and index is not None and counted.index_version != index.version:
+                counted.states = await asyncio.to_thread(store.counts)
+                counted.index_version, counted.index_size = index.version, len(index)
+            counted.builds = await asyncio.to_thread(self.jobs.counts, BUILD_TEMPLATES)
+        except (JobsError, TemplateStoreError) as error:
+            logger.error("the metrics of the templates are not up to date: %s", error)
+
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self.config.routers.poll_s)
             await self.take_in()
+            await self._count()
 
     async def _watch_templates(self) -> None:
         while True:
@@ -294,6 +329,7 @@ class Gateway:
         """Start a worker for what waits since before this process, or since a worker has died."""
         while True:
             try:
+                await asyncio.to_thread(self._worth.queue)
                 await asyncio.to_thread(self.worker.ensure)
             except JobsError as error:
                 logger.error("%s", error)

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from service.template_metrics import TemplateMetrics
 from traffic.log import LogStats
 from traffic.records import Decision, Interaction
 
@@ -76,6 +77,7 @@ class Metrics:
         self.shadowed = Counter("tokamak_shadow_total", "Decisions taken again in shadow.", ("router", "agrees"))
         self.attempts = Counter("tokamak_attempts_total", "Calls of upstreams by outcome.", ("outcome",))
         self.templates = Counter("tokamak_template_hits_total", "Answers asked for with thought templates.", ())
+        self.thought = TemplateMetrics()
         self.overhead = Histogram("tokamak_overhead_seconds", "Time spent in this service per request.")
         self.ttft = Histogram("tokamak_ttft_seconds", "Time from an upstream call to its first event or whole answer.")
         self.upstream = Histogram("tokamak_upstream_seconds", "Length of an upstream call.")
@@ -105,6 +107,7 @@ class Metrics:
             self._observe_version(record, record.decision)
         if record.template_ids:
             self.templates.add(())
+        self.thought.observe(record)
 
     def _observe_version(self, record: Interaction, decision: Decision) -> None:
         self.routed.add((decision.router, record.outcome))
@@ -129,6 +132,7 @@ class Metrics:
             self.ttft, self.upstream,
         ):  # fmt: skip
             lines += metric.lines()
+        lines += self.thought.lines()
         gauges = [
             ("tokamak_requests_running", "", active), ("tokamak_log_queue_depth", "", log.queue_depth),
             ("tokamak_log_dropped_total", "", log.dropped), ("tokamak_log_written_total", "", log.written),

@@ -25,6 +25,10 @@ class TemplateStoreError(RuntimeError):
     """The store cannot be used or does not hold what was asked for. The message says what to do."""
 
 
+class TemplateStateError(TemplateStoreError):
+    """A template cannot go into that state from where it is."""
+
+
 class TemplateDatabase:
     """One connection to the file `path`, which is made if it does not exist. Safe to use from several threads.
 

@@ -187,7 +187,9 @@ class TemplateIndex:
             rows = np.empty(0, np.int64) if part is None else part.start + np.flatnonzero(alive[part.start : part.stop])
             ids, vectors = self.block.ids[rows], self.block.vectors[rows]
             if new is not None:
-                ids, vectors = np.concatenate([ids, new.ids]), np.concatenate([vectors, new.vectors])
+                # Rows of a block that is empty have no length that others could be put to.
+                vectors = np.concatenate([vectors, new.vectors]) if len(ids) else new.vectors
+                ids = np.concatenate([ids, new.ids])
             if len(ids):
                 made[tenant] = Group(ids, vectors)
         return made

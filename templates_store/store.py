@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, Self
 
 import msgspec
 
-from templates_store.database import TemplateDatabase, TemplateStoreError
+from templates_store.database import TemplateDatabase, TemplateStateError, TemplateStoreError
 from templates_store.layout import note_parents
 from templates_store.records import check_record, decode_record, decode_worth
 from templates_store.template import State, Template, Worth
@@ -152,6 +152,18 @@ class TemplateStore:
         """The templates in the order in which they were added, restricted by whatever is not None."""
         return self._select(state, tenant, encoder)[1]
 
+    def page(
+        self, *, state: State | None = None, tenant: str | None = None, after: str | None = None, limit: int = 500
+    ) -> list[Template]:
+        """At most `limit` templates as `templates` gives them, from the one that follows the id `after`."""
+        query = (
+            "SELECT record FROM templates WHERE rowid > coalesce((SELECT rowid FROM templates WHERE id = ?), 0)"
+            " AND (? IS NULL OR state = ?) AND (? IS NULL OR tenant = ?) ORDER BY rowid LIMIT ?"
+        )
+        with self._file.reading() as db:
+            rows = db.execute(query, (after, state, state, tenant, tenant, limit)).fetchall()
+        return [decode_record(self._file, record) for (record,) in rows]
+
     def snapshot(self, state: State = "active") -> tuple[int, list[Template]]:
         """The version and the templates of a state, read at the same instant."""
         return self._select(state, None, None)
@@ -185,7 +197,7 @@ class TemplateStore:
                 template = self._found(db, id_)
                 if template.state != state:
                     if template.state not in _FROM[state]:
-                        raise TemplateStoreError(f"template {id_} is {template.state} and cannot become {state}")
+                        raise TemplateStateError(f"template {id_} is {template.state} and cannot become {state}")
                     template = msgspec.structs.replace(template, state=state)
                     entries.append(Entry(id_, state, reason, at, template))
                 after[id_] = template
