@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from registry.arms import Model, Pool
-from registry.config import CascadeConfig, Config, RouteConfig
+from registry.config import CascadeConfig, Config, KeyConfig, RouteConfig
 from registry.yaml_lines import Path as KeyPath
 
 Problem = tuple[KeyPath, str]
@@ -26,9 +26,41 @@ def routing_problems(config: Config) -> Iterator[Problem]:
             yield ("routers", "pair", role), f"no arm `{arm}`; the arms are {', '.join(pool.arms) or 'none'}"
     if pair is not None and pair.strong == pair.weak:
         yield ("routers", "pair"), "`routers.pair`: the strong and the weak arm must differ"
+    yield from _budget_problems(config, pool)
+    bounds = config.routers.automatic
+    if bounds.max_canary_hours < bounds.canary_hours:
+        yield (
+            ("routers", "automatic"),
+            f"`max_canary_hours` ({bounds.max_canary_hours:g}) must be at least `canary_hours` "
+            f"({bounds.canary_hours:g}); else every canary is rolled back before it may be promoted",
+        )
+
+
+def _budget_problems(config: Config, pool: Pool) -> Iterator[Problem]:
+    """Budgets that could not be kept, and keys that say something about a budget that is not there."""
+    priced = {name for name, model in config.models.items() if model.prices is not None}
+    holders: list[tuple[KeyPath, RouteConfig | KeyConfig]] = [
+        *((("routes", name), route) for name, route in config.routes.items()),
+        *((("limits", "keys", index), key) for index, key in enumerate(config.limits.keys)),
+    ]
+    for path, holder in holders:
+        if holder.usd_per_day is None and "when_spent" in holder.model_fields_set:
+            yield (*path, "when_spent"), "`when_spent` is read with `usd_per_day` only; set that too, or remove it"
+        if holder.usd_per_day is not None and not priced & {
+            arm.model.name for arm in pool.matching(tuple(holder.models))
+        }:
+            yield (
+                (*path, "usd_per_day"),
+                "`usd_per_day` cannot be kept: none of the models has `prices`, so no cost is known",
+            )
     shape = config.limits.traffic_shape
     if shape is not None and sum(shape) <= 0:
         yield ("limits", "traffic_shape"), "`limits.traffic_shape`: expected at least one hour above 0"
+    if shape is not None and all(holder.usd_per_day is None for _, holder in holders):
+        yield (
+            ("limits", "traffic_shape"),
+            "`limits.traffic_shape` paces budgets, and there is none; set a `usd_per_day`, or remove it",
+        )
 
 
 def _route_problems(path: KeyPath, route: RouteConfig, pool: Pool) -> Iterator[Problem]:

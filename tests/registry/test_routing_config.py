@@ -37,18 +37,24 @@ models:
         ("limits: {traffic_shape: [1, 2, 3]}", "24"),
         (f"limits: {{traffic_shape: [{', '.join(['0'] * 24)}]}}", "at least one hour above 0"),
         ("limits: {conversations: 0}", "greater than 0"),
+        (f"limits: {{traffic_shape: [{', '.join(['1'] * 24)}]}}", "paces budgets, and there is none"),
+        ("routes: {auto: {when_spent: cheapest}}", "read with `usd_per_day` only"),
+        ("limits: {keys: [{id: a, key_env: KEY, when_spent: cheapest}]}", "read with `usd_per_day` only"),
+        ("routes: {auto: {usd_per_day: 5}}", "none of the models has `prices`"),
+        ("limits: {keys: [{id: a, key_env: KEY, usd_per_day: 5}]}", "none of the models has `prices`"),
+        ("routers: {automatic: {canary_hours: 3, max_canary_hours: 2}}", "(2) must be at least `canary_hours` (3)"),
     ],
 )
 def test_a_mistake_names_its_line_and_what_to_do(part: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_config(GROUND + part + "\n", "tokamak.yaml", {})
+        parse_config(GROUND + part + "\n", "tokamak.yaml", {"KEY": "secret"})
     assert message in str(caught.value)
     assert str(caught.value).startswith("tokamak.yaml:6:")
 
 
 def test_what_fits_together_is_taken() -> None:
     config = parse_config(
-        GROUND
+        GROUND.replace("concurrency: 4}]", "concurrency: 4}], prices: {prompt_per_1m: 1, completion_per_1m: 1}")
         + """routes:
   auto: {lambda_per_usd: 3, usd_per_day: 5, cascade: {signal: logprob, threshold: -0.3, first: [small]}}
   strict: {preference: 0.9, affinity: false, exploration_floor: 0.01, latency_weight: 0.1, load_weight: 0}
