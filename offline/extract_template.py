@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from offline.answers import Answer
 from offline.best_answers import SolvedQuery
-from offline.common_openings import CommonOpenings, Question
+from offline.shared_openings import Question, SharedOpenings
 from offline.template_text import (
     MOST_STEPS,
     Parts,
@@ -138,7 +138,7 @@ class ExtractiveBuilder:
     def __init__(self, corpus: Sequence[SolvedQuery]) -> None:
         self._queries = max(len(corpus), 1)
         self._word_queries: Counter[str] = Counter()
-        self._openings = CommonOpenings(_BOILERPLATE)
+        self._openings = SharedOpenings(_BOILERPLATE)
         self._lower_words: set[str] = set()
         for solved in corpus:
             self._word_queries.update(set(_content_words(_stem(solved.query))))

@@ -45,7 +45,7 @@ class Question(NamedTuple):
     task: str | None
 
 
-class CommonOpenings:
+class SharedOpenings:
     """Counts the beginnings of sentences. `shares`: for a number of words the share of questions that is common."""
 
     def __init__(self, shares: Mapping[int, float]) -> None:
