@@ -102,7 +102,8 @@ def check_config(block: Block) -> None:
     code = block.code
     if "version:" not in code:
         upstreams = "upstreams: {local: {base_url: 'http://127.0.0.1:8000/v1'}}\n"
-        models = "" if "models:" in code else "models: {m: {endpoints: [{upstream: local}]}}\n"
+        prices = "prices: {prompt_per_1m: 1, completion_per_1m: 1}"
+        models = "" if "models:" in code else f"models: {{m: {{endpoints: [{{upstream: local}}], {prices}}}}}\n"
         code = f"version: 1\n{'' if 'upstreams:' in code else upstreams}{models}{code}"
     parse_config(code, block.place, KEYS)
 
