@@ -5,8 +5,9 @@ along similarity it may only rise (isotonic regression). The floor is the lower 
 lies above zero. The intervals hold together with 95 % (Bonferroni over the bins), since the best of many is looked for;
 joined bins are taken as if they had been chosen beforehand.
 
-Only what was shown can be measured: to learn about less similar templates than today's floor lets pass, set
-`templates.min_similarity` lower for a while.
+A template that was made from (nearly) the same question, with a similarity of 0.97 or more, says nothing about how far
+templates carry and is left out. Only what was shown can be measured: to learn about less similar templates than today's
+floor lets pass, set `templates.min_similarity` lower for a while.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from offline.best_answers import NEAR_DUPLICATE
 from offline.template_trials import LoggedTrials
 from routers.off_policy import F64
 from routers.uplift import moments
@@ -61,12 +63,13 @@ def calibrate(logged: LoggedTrials, encoder: str, now: float | None = None) -> C
     NoFloor: too few requests, or no similarity at which templates were seen to help.
     """
     pairs = np.array([logged.encoders[request] == encoder for request in logged.request.tolist()], dtype=np.bool_)
+    pairs &= logged.similarity < NEAR_DUPLICATE
     request, similarity = logged.request[pairs], logged.similarity[pairs]
     shown = int(logged.trials.shown[np.unique(request)].sum())
     control = len(np.unique(request)) - shown
     if shown < 2 * LEAST_SHOWN or control < 2 * LEAST_CONTROL:
         raise NoFloor(
-            f"{shown} scored requests with templates and {control} without are too few for a floor: at least "
+            f"{shown} scored requests with templates (near duplicates left out) and {control} without are too few: at least "
             f"{2 * LEAST_SHOWN} and {2 * LEAST_CONTROL} are needed, so {max(0, 2 * LEAST_SHOWN - shown)} and "
             f"{max(0, 2 * LEAST_CONTROL - control)} more; score more answers, or raise `templates.control_share`"
         )

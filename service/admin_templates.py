@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import FastAPI, Header, Query, Request, Response
 
-from registry.job_kinds import BUILD_TEMPLATES, BuildArguments
+from registry.job_kinds import BUILD_TEMPLATES, TEMPLATE_WORTH, BuildArguments, WorthArguments
 from service.admin_body import answered, body_of, described, operator_of, told
 from service.admin_routers import Reason
 from service.admin_template_files import add_files
@@ -21,6 +21,7 @@ from templates_store.erasure import erase
 from templates_store.index_files import INDEX_FOLDER
 from templates_store.store import TemplateStore
 from templates_store.template import State, Template
+from templates_store.worth import bring_back
 
 MOVES: dict[str, State] = {"approve": "active", "activate": "active", "quarantine": "quarantined", "retire": "retired"}
 """What is called how: `activate` brings a quarantined one back, which `approve` does too."""
@@ -130,6 +131,8 @@ def _add_changes(app: FastAPI, gateway: Gateway) -> None:
 
         def change(store: TemplateStore) -> Template:
             found_template(store, template_id)
+            if MOVES[move] == "active":
+                return bring_back(store, template_id, reason)
             return store.set_state(template_id, MOVES[move], reason)
 
         return answered(shown_template(await used(gateway, change)))
@@ -143,19 +146,13 @@ def _add_build(app: FastAPI, gateway: Gateway) -> None:
         if wanted.model is not None and wanted.model not in gateway.config.models:
             hint = nearest(wanted.model, gateway.config.models) or f" There are {', '.join(gateway.config.models)}."
             raise invalid(f"No model is called {wanted.model!r}.{hint}", "model")
-        by = operator_of(request)
-        with told():
-            # What was scored before this call is what the build is to see.
-            await gateway.log.flush()
-            submitted = await asyncio.to_thread(
-                gateway.jobs.submit, BUILD_TEMPLATES, wanted.to_json(), target="templates", by=by,
-                idempotency_key=idempotency_key,
-            )  # fmt: skip
-            await asyncio.to_thread(gateway.worker.ensure)
-            missing = await asyncio.to_thread(gateway.worker.hint)
-        job = submitted.job
-        body = {"job": job, "created": submitted.created, "worker": missing or "a worker does it"}
-        return answered(body, 202, location=f"/admin/jobs/{job.id}")
+        return await _queued(gateway, BUILD_TEMPLATES, wanted.to_json(), operator_of(request), idempotency_key)
+
+    @app.post("/admin/templates/worth", status_code=202, openapi_extra=described(WorthArguments))
+    async def worth(request: Request, idempotency_key: Annotated[str | None, Header()] = None) -> Response:
+        """Queue the measuring of what templates are worth; those that do harm are quarantined."""
+        wanted = await body_of(request, WorthArguments)
+        return await _queued(gateway, TEMPLATE_WORTH, wanted.to_json(), operator_of(request), idempotency_key)
 
     @app.post("/admin/templates/reindex")
     async def reindex() -> Response:
@@ -163,6 +160,20 @@ def _add_build(app: FastAPI, gateway: Gateway) -> None:
         with told(), templates_told():
             count = await gateway.reindex_templates()
         return answered({"templates": count})
+
+
+async def _queued(gateway: Gateway, kind: str, arguments: dict[str, Any], by: str, key: str | None) -> Response:
+    with told():
+        # What was scored before this call is what the job is to see.
+        await gateway.log.flush()
+        submitted = await asyncio.to_thread(
+            gateway.jobs.submit, kind, arguments, target="templates", by=by, idempotency_key=key
+        )
+        await asyncio.to_thread(gateway.worker.ensure)
+        missing = await asyncio.to_thread(gateway.worker.hint)
+    job = submitted.job
+    body = {"job": job, "created": submitted.created, "worker": missing or "a worker does it"}
+    return answered(body, 202, location=f"/admin/jobs/{job.id}")
 
 
 def _add_erasure(app: FastAPI, gateway: Gateway) -> None:

@@ -182,6 +182,9 @@ async def test_without_enough_data_there_is_no_floor_and_it_is_said_what_is_miss
         calibrate(idle, ENCODER)
     with pytest.raises(NoFloor, match="too few"):
         calibrate(idle, "another encoder")
+    own = await logged(tmp_path / "own", traffic([[HELPS.id]], right, 600, similarity=0.98))
+    with pytest.raises(NoFloor, match=r"0 scored requests with templates \(near duplicates left out\)"):
+        calibrate(own, ENCODER)
 
 
 def test_a_floor_that_cannot_be_read_is_told(tmp_path: Path) -> None:

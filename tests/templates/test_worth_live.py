@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -43,7 +44,8 @@ def misled(request: Received) -> Steps:
 def live(tmp_path: Path) -> Iterator[Fleet]:
     templates = {"control_share": SHARE}
     add_template(tmp_path)
-    with fleet(tmp_path, {"alpha": {"ways": ["thought"]}}, templates=templates, routers={"poll_s": 0.05}) as made:
+    settings: dict[str, Any] = {"routers": {"poll_s": 0.05}, "jobs": {"worker": "external"}}
+    with fleet(tmp_path, {"alpha": {"ways": ["thought"]}}, templates=templates, **settings) as made:
         made["alpha"].default = misled
         yield made
 
@@ -115,6 +117,14 @@ def test_the_job_does_the_same_and_is_queued_by_itself(live: Fleet) -> None:
     assert job.result is not None
     assert len(job.result["quarantined"]) == 1
     assert job.result["log"]["used"] == 60
+    queued = httpx.post(f"{live.gateway.admin_url}/admin/templates/worth", json={"quarantine": False})
+    assert queued.status_code == 202, queued.text
+    assert (queued.json()["job"]["kind"], queued.json()["job"]["arguments"]) == (TEMPLATE_WORTH, {"quarantine": False})
+    (harmful,) = job.result["quarantined"]
+    moved = httpx.post(f"{live.gateway.admin_url}/admin/templates/{harmful}/activate", json={})
+    assert moved.status_code == 200, moved.text
+    with TemplateStore(live.gateway.data_dir / STORE_FILE) as store:
+        assert (store.worth()[harmful].shown, store.worth()[harmful].uplift) == (0, None)
 
 
 def test_a_request_that_names_the_way_itself_is_no_experiment(live: Fleet) -> None:
