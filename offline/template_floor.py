@@ -69,8 +69,8 @@ def calibrate(logged: LoggedTrials, encoder: str, now: float | None = None) -> C
     control = len(np.unique(request)) - shown
     if shown < 2 * LEAST_SHOWN or control < 2 * LEAST_CONTROL:
         raise NoFloor(
-            f"{shown} scored requests with templates (near duplicates left out) and {control} without are too few: at least "
-            f"{2 * LEAST_SHOWN} and {2 * LEAST_CONTROL} are needed, so {max(0, 2 * LEAST_SHOWN - shown)} and "
+            f"{shown} scored requests with templates (near duplicates left out) and {control} without are too few; "
+            f"at least {2 * LEAST_SHOWN} and {2 * LEAST_CONTROL} are needed, so {max(0, 2 * LEAST_SHOWN - shown)} and "
             f"{max(0, 2 * LEAST_CONTROL - control)} more; score more answers, or raise `templates.control_share`"
         )
     levels = _levels(logged, request, similarity)
