@@ -127,8 +127,7 @@ class Gateway:
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
         if self._live_templates is not None:
             self._template_watcher = asyncio.get_running_loop().create_task(self._watch_templates())
-        if self.worker.wanted:
-            self._worker_watcher = asyncio.get_running_loop().create_task(self._watch_jobs())
+        self._worker_watcher = asyncio.get_running_loop().create_task(self._watch_jobs())
         self.ready = True
 
     async def stop(self) -> None:
@@ -326,7 +325,7 @@ class Gateway:
                 await self._take_in_templates()
 
     async def _watch_jobs(self) -> None:
-        """Start a worker for what waits since before this process, or since a worker has died."""
+        """Queue what is due, and start a worker for what waits since before this process, or since one has died."""
         while True:
             try:
                 await asyncio.to_thread(self._worth.queue)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.gateway.live import HI, WAIT_S, Fleet, Gateway, assert_error, configured, fleet
+from registry.job_kinds import TEMPLATE_WORTH
+from registry.jobs import Jobs
+from tests.gateway.live import HI, WAIT_S, Fleet, Gateway, assert_error, configured, fleet, until
 from tests.gateway.test_ways_of_asking import ASK, PLAN, QUESTION, add_template
 from tests.upstream import answer, failing
 
@@ -80,6 +83,28 @@ def test_templates_top_k(tmp_path: Path, top_k: int) -> None:
         add_template(tmp_path, QUESTION, text)
     with fleet(tmp_path, THOUGHT, templates={"top_k": top_k, "control_share": 0}) as live:
         assert len(live.record_of(live.chat(messages=ASK)).template_ids) == top_k
+
+
+def test_templates_retrieve(tmp_path: Path) -> None:
+    for text in ("Subtract what is eaten.", "Count first, then take away.", "Write down both numbers."):
+        add_template(tmp_path, QUESTION, text)
+    with fleet(tmp_path, THOUGHT, templates={"retrieve": 2, "control_share": 0}) as live:
+        assert len(live.record_of(live.chat(messages=ASK)).template_ids) == 2
+
+
+@pytest.mark.parametrize(("every", "queued"), [(0.05, True), (None, False)])
+def test_templates_worth_every_s(tmp_path: Path, every: float | None, queued: bool) -> None:
+    """A request with templates makes a job due; without a worker it waits in the queue, where one can see it."""
+    add_template(tmp_path)
+    settings: dict[str, Any] = {"jobs": {"worker": "external", "lease_s": 0.2}, "routers": {"poll_s": 0.05}}
+    with fleet(tmp_path, THOUGHT, templates={"worth_every_s": every}, **settings) as live:
+        jobs = Jobs(live.gateway.data_dir)
+        live.record_of(live.chat(messages=ASK))
+        if queued:
+            until(lambda: jobs.find(kind=TEMPLATE_WORTH), "nothing was queued")
+        else:
+            time.sleep(0.3)
+            assert jobs.find(kind=TEMPLATE_WORTH) == []
 
 
 def test_templates_max_tokens(tmp_path: Path) -> None:
