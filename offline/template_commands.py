@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from encoders.protocol import load_encoder
 from offline.template_build_command import build_command
+from offline.template_erase_command import erase_command, explain_command
 from offline.template_options import DATA_DIR, AsJson, DataDir, EncoderName, Tenant, explaining, opened
 from offline.template_worth_commands import calibrate_floor_command, worth_command
 from templates_store.create import TemplateRejected, create_template
@@ -26,6 +27,8 @@ from templates_store.worth import bring_back
 templates_app = typer.Typer(no_args_is_help=True, help="Build, look at and manage thought templates.")
 
 templates_app.command("build")(build_command)
+templates_app.command("erase")(erase_command)
+templates_app.command("explain")(explain_command)
 templates_app.command("worth")(worth_command)
 templates_app.command("calibrate-floor")(calibrate_floor_command)
 
@@ -38,13 +41,17 @@ Reason = Annotated[str | None, typer.Option("--reason", help="Why; kept in the t
 def list_command(
     state: Annotated[str | None, typer.Option(help="candidate, active, quarantined or retired.")] = None,
     tenant: Tenant = None,
+    task: Annotated[str | None, typer.Option(help="Only those of this task.")] = None,
+    builder: Annotated[str | None, typer.Option(help="Only those of this builder, as `show` names it.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="No more than so many.")] = None,
     data_dir: DataDir = DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
     """List the templates, oldest first."""
     with opened(data_dir) as store:
-        found = store.templates(state=None if state is None else _state(state), tenant=tenant)
+        chosen = store.templates(state=None if state is None else _state(state), tenant=tenant)
         counts = store.counts()
+    found = [made for made in chosen if task in (None, made.task) and builder in (None, made.builder)][:limit]
     if as_json:
         for template in found:
             typer.echo(_json(template))
@@ -64,13 +71,18 @@ def show_command(id_: Id, data_dir: DataDir = DATA_DIR, as_json: AsJson = False)
     with opened(data_dir) as store:
         template = _find(store, id_)
         changes = store.history(template.id)
+        worth = store.worth().get(template.id)
     if as_json:
-        typer.echo(_json(template))
+        shown = _fields(template) | {"history": [change._asdict() for change in changes], "worth": worth}
+        typer.echo(msgspec.json.encode(shown).decode())
         return
     for name in ("id", "state", "tenant", "task", "builder", "encoder", "query", "text"):
         typer.echo(f"{name:13} {getattr(template, name) or '-'}")
     typer.echo(f"{'models':13} {', '.join(template.source_models) or '-'}")
     typer.echo(f"{'interactions':13} {', '.join(template.interactions) or '-'}")
+    if worth is not None and worth.uplift is not None:
+        ends = f"[{worth.low:+.3f}, {worth.high:+.3f}]"
+        typer.echo(f"{'worth':13} uplift {worth.uplift:+.3f} {ends}, shown {worth.shown}, control {worth.control}")
     for change in changes:
         typer.echo(f"{'version':13} {change.version}: {change.event}{f' ({change.reason})' if change.reason else ''}")
 
@@ -84,6 +96,7 @@ def add_command(
     task: Annotated[str | None, typer.Option(help="Name of the task, for reports.")] = None,
     encoder: EncoderName = "static",
     data_dir: DataDir = DATA_DIR,
+    as_json: AsJson = False,
 ) -> None:
     """Add a template by hand; prints its id. What is unsafe in the text is taken out first, and that is said."""
     template = create_template(load_encoder(encoder), query, text, builder="hand", tenant=tenant, task=task)
@@ -91,30 +104,40 @@ def add_command(
         new = store.add(template)
     if template.text != " ".join(text.split()):
         typer.echo(f"the text was made safe: {template.text}", err=True)
-    typer.echo(template.id if new else f"{template.id} (was there already)")
+    if as_json:
+        typer.echo(msgspec.json.encode(_fields(template) | {"created": new}).decode())
+    else:
+        typer.echo(template.id if new else f"{template.id} (was there already)")
 
 
 @templates_app.command("quarantine")
 @explaining
-def quarantine_command(id_: Id, reason: Reason = None, data_dir: DataDir = DATA_DIR) -> None:
+def quarantine_command(id_: Id, reason: Reason = None, data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
     """Take a template out of use until `activate` brings it back."""
-    _move(data_dir, id_, "quarantined", reason)
+    _move(data_dir, id_, "quarantined", reason, as_json)
+
+
+@templates_app.command("approve")
+@explaining
+def approve_command(id_: Id, reason: Reason = None, data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
+    """Put a candidate into use."""
+    activate_command(id_, reason, data_dir, as_json)
 
 
 @templates_app.command("activate")
 @explaining
-def activate_command(id_: Id, reason: Reason = None, data_dir: DataDir = DATA_DIR) -> None:
+def activate_command(id_: Id, reason: Reason = None, data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
     """Put a candidate or a quarantined template into use. What was measured of it before counts no more."""
     with opened(data_dir) as store:
         template = bring_back(store, _find(store, id_).id, reason)
-    typer.echo(f"{template.id} is {template.state}")
+    _tell(template, as_json)
 
 
 @templates_app.command("retire")
 @explaining
-def retire_command(id_: Id, reason: Reason = None, data_dir: DataDir = DATA_DIR) -> None:
+def retire_command(id_: Id, reason: Reason = None, data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
     """Take a template out of use for good."""
-    _move(data_dir, id_, "retired", reason)
+    _move(data_dir, id_, "retired", reason, as_json)
 
 
 @templates_app.command("search")
@@ -146,25 +169,28 @@ def search_command(
 
 @templates_app.command("reembed")
 @explaining
-def reembed_command(encoder: EncoderName = "static", data_dir: DataDir = DATA_DIR) -> None:
+def reembed_command(encoder: EncoderName = "static", data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
     """Give all templates the vectors of another encoder."""
     with opened(data_dir) as store:
-        typer.echo(f"{re_embed(store, load_encoder(encoder))} templates were embedded anew")
+        count = re_embed(store, load_encoder(encoder))
+    _count(count, f"{count} templates were embedded anew", as_json)
 
 
 @templates_app.command("reindex")
 @explaining
-def reindex_command(encoder: EncoderName = "static", data_dir: DataDir = DATA_DIR) -> None:
+def reindex_command(encoder: EncoderName = "static", data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
     """Make the index files anew from the records, each of which is checked. The index holds nothing of its own."""
     with opened(data_dir) as store:
         count = reindex(store, load_encoder(encoder).hash, data_dir / INDEX_FOLDER)
-    typer.echo(f"{count} templates are in the index {data_dir / INDEX_FOLDER}")
+    _count(count, f"{count} templates are in the index {data_dir / INDEX_FOLDER}", as_json)
 
 
 @templates_app.command("export")
 @explaining
 def export_command(
-    file: Annotated[Path, typer.Argument(help="JSON-lines file to write.")], data_dir: DataDir = DATA_DIR
+    file: Annotated[Path, typer.Argument(help="JSON-lines file to write.")],
+    data_dir: DataDir = DATA_DIR,
+    as_json: AsJson = False,
 ) -> None:
     """Write all templates to a file, one JSON object per line."""
     with opened(data_dir) as store:
@@ -172,13 +198,15 @@ def export_command(
     partial = file.with_name(f"{file.name}.partial")
     partial.write_bytes(b"".join(msgspec.json.encode(template) + b"\n" for template in found))
     partial.replace(file)
-    typer.echo(f"{len(found)} templates written to {file}")
+    _count(len(found), f"{len(found)} templates written to {file}", as_json)
 
 
 @templates_app.command("import")
 @explaining
 def import_command(
-    file: Annotated[Path, typer.Argument(help="JSON-lines file, as `export` writes it.")], data_dir: DataDir = DATA_DIR
+    file: Annotated[Path, typer.Argument(help="JSON-lines file, as `export` writes it.")],
+    data_dir: DataDir = DATA_DIR,
+    as_json: AsJson = False,
 ) -> None:
     """Add the templates of a file: all of them, or none if one is not valid. Those that are there stay as they are."""
     decoder = msgspec.json.Decoder(Template)
@@ -191,13 +219,17 @@ def import_command(
                 raise TemplateRejected(f"line {number} of {file} is no template: {error}") from error
     with opened(data_dir, make=True) as store:
         new = store.add_all(templates)
-    typer.echo(f"{new} templates added, {len(templates) - new} were there already")
+    _count(new, f"{new} templates added, {len(templates) - new} were there already", as_json)
 
 
-def _move(data_dir: Path, id_: str, state: State, reason: str | None) -> None:
+def _move(data_dir: Path, id_: str, state: State, reason: str | None, as_json: bool) -> None:
     with opened(data_dir) as store:
         template = store.set_state(_find(store, id_).id, state, reason)
-    typer.echo(f"{template.id} is {template.state}")
+    _tell(template, as_json)
+
+
+def _tell(template: Template, as_json: bool) -> None:
+    typer.echo(_json(template) if as_json else f"{template.id} is {template.state}")
 
 
 def _find(store: TemplateStore, start: str) -> Template:
@@ -220,6 +252,13 @@ def _state(name: str) -> State:
     raise TemplateRejected(f"a state is candidate, active, quarantined or retired, not {name!r}")
 
 
+def _count(count: int, told: str, as_json: bool) -> None:
+    typer.echo(msgspec.json.encode({"templates": count}).decode() if as_json else told)
+
+
 def _json(template: Template) -> str:
-    fields = {name: getattr(template, name) for name in template.__struct_fields__ if name != "vector"}
-    return msgspec.json.encode(fields).decode()
+    return msgspec.json.encode(_fields(template)).decode()
+
+
+def _fields(template: Template) -> dict[str, Any]:
+    return {name: getattr(template, name) for name in template.__struct_fields__ if name != "vector"}

@@ -24,7 +24,7 @@ from templates_store.template import State, Template
 from templates_store.worth import bring_back
 
 MOVES: dict[str, State] = {"approve": "active", "activate": "active", "quarantine": "quarantined", "retire": "retired"}
-"""What is called how: `activate` brings a quarantined one back, which `approve` does too."""
+"""What is called how: `approve` is for candidates, `activate` for what was quarantined; both do the same."""
 _SCANNED = 20_000
 """Templates that one call of the list looks at, at most, for a filter that the store has no index of."""
 

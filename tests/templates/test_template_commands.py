@@ -181,3 +181,51 @@ def test_reindex_makes_the_index_anew_from_the_records_and_names_a_damaged_one(t
         raw.execute("UPDATE templates SET record = x'00' WHERE id = ?", (id_,))
     assert "is damaged" in run(tmp_path, "reindex", code=2).stderr
     assert len(read_index(tmp_path / INDEX_FOLDER, ENCODER.hash).block) == 1
+
+
+async def test_a_dry_run_a_cap_and_a_manual_approval_from_the_config(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    await _log_traffic(tmp_path)
+    config = {
+        "version": 1, "upstreams": {"up": {"base_url": upstream.url}}, "templates": {"approve": "manual"},
+        "models": {"writer": {"endpoints": [{"upstream": "up"}], "prices": PRICES}},
+    }  # fmt: skip
+    (tmp_path / "tokamak.yaml").write_text(orjson.dumps(config).decode())
+    llm = ("build", "--builder", "llm", "--model", "writer", "--base-url", upstream.url)
+    told = await asyncio.to_thread(run, tmp_path, *llm, "--dry-run", "--json")
+    estimate = orjson.loads(told.stdout)
+    assert (estimate["questions"], estimate["calls"]) == (1, 1)
+    assert 0 < estimate["usd"] < estimate["most_usd"]
+    assert not (tmp_path / STORE_FILE).exists()
+    capped = await asyncio.to_thread(lambda: run(tmp_path, *llm, "--max-usd", "0.0001", code=3))
+    assert "the cap of 0.0001 USD is reached" in capped.stderr
+    assert upstream.requests == []
+    built = await asyncio.to_thread(run, tmp_path, *llm, "--max-usd", "1", "--json")
+    assert orjson.loads(built.stdout)["built"] == 1
+    with TemplateStore(tmp_path / STORE_FILE) as store:
+        (made,) = store.templates()
+    assert made.state == "candidate"
+    shown = orjson.loads(run(tmp_path, "approve", made.id, "--json").stdout)
+    assert (shown["id"], shown["state"]) == (made.id, "active")
+    (tmp_path / "tokamak.yaml").write_text("version: 2")
+    assert "error: " in (await asyncio.to_thread(lambda: run(tmp_path, "build", code=2))).stderr
+
+
+PRICES = {"prompt_per_1m": 1.0, "completion_per_1m": 2.0}
+
+
+async def test_what_came_from_a_key_or_a_request_is_erased(tmp_path: Path) -> None:
+    await _log_traffic(tmp_path)
+    await asyncio.to_thread(run, tmp_path, "build")
+    with TemplateStore(tmp_path / STORE_FILE) as store:
+        (made,) = store.templates()
+    told = await asyncio.to_thread(run, tmp_path, "erase", "--key", "team", "--json")
+    assert orjson.loads(told.stdout)["template_ids"] == [made.id]
+    assert made.text.encode() not in (tmp_path / STORE_FILE).read_bytes()
+    again = await asyncio.to_thread(run, tmp_path, "build")
+    assert "nothing to build from" in again.stderr
+    id_ = add(tmp_path, "another question")
+    assert (await asyncio.to_thread(run, tmp_path, "erase", "--interaction", "one")).stdout == ""
+    assert id_ in run(tmp_path, "list", "--builder", "hand", "--limit", "1").stdout
+    assert "name a user" in (await asyncio.to_thread(lambda: run(tmp_path, "erase", code=2))).stderr
