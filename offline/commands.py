@@ -22,7 +22,7 @@ from offline.train_router import default_router, train
 from registry.artifacts import ArtifactError, Artifacts
 from registry.drift_records import read_drift, since_by_arm
 from registry.rollouts import RolloutError, Rollouts, operator
-from routers.catalogue import KIND
+from routers.catalogue import KIND, load_router
 from routers.protocol import Outcomes
 from traffic.log import LogError, open_log
 
@@ -86,8 +86,8 @@ def train_command(
     Exit code 2 if nothing can be learned from the data.
     """
     if job:
-        if log is not None or data is not None or deploy:
-            raise ValueError("a job learns from the service's own log; leave --log, --data and --deploy out")
+        if log is not None or data is not None or prices is not None or deploy:
+            raise ValueError("a job learns from the service's own log; leave --log, --data, --prices and --deploy out")
         queue_training(admin, {"router": router, "seed": seed or None, "since": since or None}, as_json)
         return
     found = _outcomes(log, data, prices, data_dir, encoder, since)
@@ -152,8 +152,14 @@ def deploy_command(
     version: Annotated[str | None, typer.Argument(help="The version to serve; without one, all are listed.")] = None,
     roll_back: Annotated[bool, typer.Option("--roll-back", help="Serve the version that served before.")] = False,
     data_dir: DataDir = DATA_DIR,
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoder of the gateway; else the one that the router that serves learned from.")
+    ] = None,
 ) -> None:
-    """Say which router serves; a running gateway takes it in without dropping a request."""
+    """Say which router serves; a running gateway takes it in without dropping a request.
+
+    Exit code 2 if the version cannot serve.
+    """
     artifacts = Artifacts(data_dir / ARTIFACTS_FOLDER)
     if roll_back:
         if version is not None:
@@ -162,6 +168,7 @@ def deploy_command(
         audited(artifacts, back)
         typer.echo(f"{back} now serves")
     elif version is not None:
+        _require_fitting(artifacts, version, encoder)
         artifacts.deploy(KIND, version)
         audited(artifacts, version)
         typer.echo(f"{version} now serves")
@@ -173,6 +180,22 @@ def deploy_command(
         for manifest in versions:
             learned = f"{len(manifest.meta['arms'])} arms, encoder {manifest.encoder}"
             typer.echo(f"{'*' if manifest.version == serving else ' '} {manifest.version}  {learned}")
+
+
+def _require_fitting(artifacts: Artifacts, version: str, encoder: str | None) -> None:
+    """Raise ArtifactError if the version cannot be loaded, or learned from another encoder than the one that serves."""
+    artifact, serving = artifacts.load(KIND, version), artifacts.deployed(KIND)
+    encodes = artifact.manifest.encoder
+    if encoder is not None:
+        encodes = load_encoder(encoder).hash
+    elif serving is not None:
+        encodes = artifacts.manifest(KIND, serving).encoder
+    if encodes != artifact.manifest.encoder:
+        raise ArtifactError(
+            f"{version} learned from vectors of encoder {artifact.manifest.encoder}, the gateway encodes with "
+            f"{encodes}; train a router with that encoder, or, if `routers.encoder` has changed, name it with --encoder"
+        )
+    load_router(artifact, encodes or "")
 
 
 def audited(artifacts: Artifacts, version: str) -> None:

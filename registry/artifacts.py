@@ -165,8 +165,11 @@ class Artifacts:
         pointer = self._pointer(kind)
         return None if pointer is None else pointer.version
 
-    def roll_back(self, kind: str) -> str:
-        """Deploy the version that served before; returns it. Raises ArtifactError if there is none."""
+    def roll_back(self, kind: str, version: str | None = None) -> str:
+        """Deploy the version that served before, or the `version` further back; returns it.
+
+        Raises ArtifactError if there is none, or `version` never served.
+        """
         folder = self._folder(kind)
         if not folder.is_dir():
             raise ArtifactError(f"no {kind} was ever deployed below {self.root}; there is nothing to roll back")
@@ -174,9 +177,13 @@ class Artifacts:
             now = self._pointer(kind)
             if now is None or not now.history:
                 raise ArtifactError(f"no earlier {kind} was deployed below {self.root}; deploy a version by its name")
-            self.load(kind, now.history[-1])
-            self._point(kind, Pointer(now.history[-1], now.history[:-1]))
-            return now.history[-1]
+            back = now.history[-1] if version is None else version
+            if back not in now.history:
+                raise ArtifactError(f"{back} has not served before; these have: {', '.join(now.history)}")
+            self.load(kind, back)
+            last = max(place for place, earlier in enumerate(now.history) if earlier == back)
+            self._point(kind, Pointer(back, now.history[:last]))
+            return back
 
     def history(self, kind: str) -> tuple[str, ...]:
         """The versions that served before the one that serves, oldest first."""

@@ -20,7 +20,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from registry.artifacts import Artifacts
+from registry.artifacts import ArtifactError, Artifacts
 from registry.atomic_files import append_synced, locked, place_file
 
 Stage = Literal["candidate", "shadow", "canary", "promoted", "retired", "rolled_back"]
@@ -174,9 +174,12 @@ class Rollouts:
     def roll_back(self, *, by: str, if_match: str = ANY, why: str | None = None) -> Rollout:
         """End the trial if one runs; else let the champion before this one serve, or the cold start before the first.
 
+        Earlier champions that cannot serve any more (of another encoder, truncated) are passed over, and named in the
+        audit log.
+
         Raises
         ------
-        RolloutConflict: nothing was ever deployed. RolloutStale and ArtifactError as `shadow`.
+        RolloutConflict: nothing was ever deployed. RolloutStale as `shadow`.
         """
         with self._changing(if_match) as (document, now):
             if now.trial is not None:
@@ -185,11 +188,13 @@ class Rollouts:
                 raise RolloutConflict(f"no {self.kind} is being tried or serves; there is nothing to roll back")
             else:
                 version = now.champion
-                if now.history:
-                    self._fits(now.history[-1])
-                    self.artifacts.roll_back(self.kind)
-                else:
+                back, unfit = self._fitting(now.history)
+                if back is None:
                     self.artifacts.withdraw(self.kind)
+                else:
+                    self.artifacts.roll_back(self.kind, back)
+                if unfit:
+                    why = f"{why or 'rolled back'} (passed over, because they cannot serve: {', '.join(unfit)})"
             changed = msgspec.structs.replace(document, trial=None)
             return self._write(changed, now, "roll_back", version, "rolled_back", by=by, why=why)
 
@@ -213,6 +218,18 @@ class Rollouts:
                 msgspec.structs.replace(document, trial=changed), now, stage, version, stage, by=by, why=why,
                 share=share if stage == "canary" else None,
             )  # fmt: skip
+
+    def _fitting(self, history: tuple[str, ...]) -> tuple[str | None, list[str]]:
+        """The last version that can serve, None for the cold start, and the later ones that cannot."""
+        unfit: list[str] = []
+        for version in reversed(history):
+            try:
+                self._fits(version)
+            except ArtifactError:
+                unfit.append(version)
+            else:
+                return version, unfit
+        return None, unfit
 
     def _free_for(self, now: Rollout, version: str) -> None:
         if now.trial is not None and now.trial.version != version:

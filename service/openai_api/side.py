@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from fastapi import FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.exceptions import HTTPException
 
 from registry.arms import Model
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tokamak.side")
 
+MAX_TEXT = 10_000
+"""Longest text of a feedback, in characters."""
+
 
 class FeedbackBody(BaseModel):
     """A statement about an answer. At least one of `value`, `verdict` and `demonstration` must be there."""
@@ -40,12 +43,23 @@ class FeedbackBody(BaseModel):
 
     request_id: str = Field(min_length=1, description="`x-request-id`, `x-tokamak-decision-id` or the answer's `id`.")
     metric: str = Field("helpful", min_length=1, max_length=100, description="What the value measures.")
-    value: bool | Annotated[float, Field(ge=0, le=1)] | Annotated[str, Field(max_length=10_000)] | None = None
+    value: bool | Annotated[float, Field(ge=0, le=1)] | Annotated[str, Field(max_length=MAX_TEXT)] | None = None
     verdict: Literal["good_fit", "underpowered", "overprovisioned", "failed"] | None = None
     demonstration: dict[str, Any] | None = Field(None, description="An assistant message that would have been right.")
     episode_id: str | None = None
     tags: dict[str, str] = {}
     idempotency_key: str | None = None
+
+    @field_validator("value", mode="before")
+    @classmethod
+    def _told_in_one(cls, value: Any) -> Any:
+        """One error for the whole of the union, instead of one for each of its types."""
+        known = value is None or isinstance(value, bool)
+        number = isinstance(value, int | float) and 0 <= value <= 1
+        if known or number or (isinstance(value, str) and len(value) <= MAX_TEXT):
+            return value
+        told = f"{len(value)} characters" if isinstance(value, str) else repr(value)[:100]
+        raise ValueError(f"expected true or false, a number in [0, 1] or at most {MAX_TEXT} characters, got {told}")
 
 
 def side_application(gateway: Gateway) -> FastAPI:

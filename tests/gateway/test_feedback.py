@@ -92,6 +92,7 @@ def test_an_unknown_request_is_not_found(abc: Fleet) -> None:
         ({"metric": "helpful", "value": 1.5}, "value"),
         ({"metric": "helpful", "value": -0.1}, "value"),
         ({"metric": "helpful", "value": [1]}, "value"),
+        ({"metric": "comment", "value": "x" * 10_001}, "value"),
         ({"metric": 7, "value": True}, "metric"),
         ({"verdict": "splendid"}, "verdict"),
         ({"metric": "helpful", "value": True, "tags": {"a": 1}}, "tags"),
@@ -107,6 +108,8 @@ def test_nonsense_is_refused(abc: Fleet, said: dict[str, Any], param: str | None
     assert set(error) == {"message", "type", "param", "code"}
     if param is not None:
         assert str(error["param"]).startswith(param)
+    if param == "value":
+        assert "expected true or false, a number in [0, 1] or at most 10000 characters, got" in error["message"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b'{"request_id":7}', b'{"metric":"helpful"}'])

@@ -173,6 +173,23 @@ def test_mistakes_are_told_in_one_line_with_exit_code_two(tmp_path: Path) -> Non
         assert result.stderr.count("\n") == 1
 
 
+def test_a_version_that_cannot_serve_is_not_deployed(tmp_path: Path) -> None:
+    data = str(file_of(answers(), tmp_path))
+    serving = run("train", "--data", data, "--data-dir", str(tmp_path), "--router", "cluster", "--deploy", "--json")
+    store = Artifacts(tmp_path / "artifacts")
+    good = store.load(KIND, json.loads(serving.stdout)["version"])
+    for changes, told in (
+        ({"encoder": "0123456789abcdef"}, "learned from vectors of encoder 0123456789abcdef, the gateway encodes with"),
+        ({"feature_set": "fedcba9876543210"}, "learned from feature blocks fedcba9876543210"),
+    ):
+        unfit = store.publish(KIND, "cluster", good.arrays, good.manifest.meta | changes).version
+        refused = run("deploy", unfit, "--data-dir", str(tmp_path))
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert told in refused.stderr
+    assert run("deploy", unfit, "--data-dir", str(tmp_path), "--encoder", "static").exit_code == 2
+    assert store.deployed(KIND) == good.manifest.version
+
+
 def test_what_is_not_installed_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.tree", None)
     monkeypatch.setitem(sys.modules, "sklearn", None)

@@ -67,6 +67,17 @@ def test_any_arrays_come_back_bit_for_bit(tmp_path_factory: pytest.TempPathFacto
     }
 
 
+def test_rolling_back_may_go_further(tmp_path: Path) -> None:
+    store = Artifacts(tmp_path)
+    first, second, third = (store.publish("router", "v", {"x": np.array([n])}, {}).version for n in range(3))
+    for version in (first, second, first, third):
+        store.deploy("router", version)
+    with pytest.raises(ArtifactError, match="has not served before"):
+        store.roll_back("router", "v@00000000")
+    assert store.roll_back("router", second) == second
+    assert (store.deployed("router"), store.history("router")) == (second, (first,))
+
+
 def test_deploying_keeps_a_history_to_roll_back_along(tmp_path: Path) -> None:
     store = Artifacts(tmp_path)
     assert store.deployed("router") is None

@@ -75,6 +75,19 @@ def test_from_candidate_to_champion_and_back(artifacts: Artifacts, rollouts: Rol
     )
 
 
+def test_rolling_back_passes_over_what_cannot_serve_any_more(artifacts: Artifacts, rollouts: Rollouts) -> None:
+    good, cut, bad = version(artifacts, 1), version(artifacts, 2), version(artifacts, 3)
+    for champion in (good, cut, bad):
+        rollouts.promote(champion, by=BY, if_match=etag(rollouts))
+    (artifacts.root / KIND / cut / "arrays.safetensors").write_bytes(b"")
+    back = rollouts.roll_back(by=BY, why="worse")
+    assert (back.champion, back.history) == (good, ())
+    assert rollouts.audit()[-1].why == f"worse (passed over, because they cannot serve: {cut})"
+    (artifacts.root / KIND / good / "arrays.safetensors").write_bytes(b"")
+    rollouts.promote(bad, by=BY, if_match=etag(rollouts))
+    assert rollouts.roll_back(by=BY).champion is None
+
+
 def test_rolling_back_ends_a_trial_first_and_then_goes_down_to_the_cold_start(
     artifacts: Artifacts, rollouts: Rollouts
 ) -> None:
