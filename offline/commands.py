@@ -164,7 +164,7 @@ def deploy_command(
     if roll_back:
         if version is not None:
             raise ValueError("give a version or --roll-back, not both")
-        back = artifacts.roll_back(KIND)
+        back = artifacts.roll_back(KIND, _earlier(artifacts, encoder))
         audited(artifacts, back)
         typer.echo(f"{back} now serves")
     elif version is not None:
@@ -180,6 +180,27 @@ def deploy_command(
         for manifest in versions:
             learned = f"{len(manifest.meta['arms'])} arms, encoder {manifest.encoder}"
             typer.echo(f"{'*' if manifest.version == serving else ' '} {manifest.version}  {learned}")
+
+
+def _earlier(artifacts: Artifacts, encoder: str | None) -> str | None:
+    """The last version before the one that serves that can serve, None without any history.
+
+    Tells of those that it passes over. Raises ArtifactError if none of them can serve.
+    """
+    history = artifacts.history(KIND)
+    for version in reversed(history):
+        try:
+            artifact = artifacts.load(KIND, version)
+            load_router(artifact, (artifact.manifest.encoder or "") if encoder is None else load_encoder(encoder).hash)
+        except ArtifactError as error:
+            typer.echo(f"passed over: {error}", err=True)
+        else:
+            return version
+    if history:
+        raise ArtifactError(
+            f"none of the {len(history)} earlier versions can serve; `tokamak train --deploy` makes one"
+        )
+    return None
 
 
 def _require_fitting(artifacts: Artifacts, version: str, encoder: str | None) -> None:

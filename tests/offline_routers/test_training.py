@@ -188,6 +188,11 @@ def test_a_version_that_cannot_serve_is_not_deployed(tmp_path: Path) -> None:
         assert told in refused.stderr
     assert run("deploy", unfit, "--data-dir", str(tmp_path), "--encoder", "static").exit_code == 2
     assert store.deployed(KIND) == good.manifest.version
+    for version in (unfit, store.publish(KIND, "cluster", good.arrays, good.manifest.meta, {"later": True}).version):
+        store.deploy(KIND, version)
+    back = run("deploy", "--roll-back", "--data-dir", str(tmp_path))
+    assert (back.exit_code, back.stdout) == (0, f"{good.manifest.version} now serves\n")
+    assert f"passed over: {unfit}" in back.stderr
 
 
 def test_what_is_not_installed_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
