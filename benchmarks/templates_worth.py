@@ -2,10 +2,11 @@
 
     python -m benchmarks.templates_worth [--quick]
 
-Two worlds. In the first each template is alone: how many requests until a harmful one is quarantined, and how many
+Three worlds. In the first each template is alone: how many requests until a harmful one is quarantined, and how many
 harmless ones ever are, when the test is looked at again and again. In the second templates compete: each question finds
 several of mixed worth, the best by similarity times learned worth is shown, and every poll measures and quarantines by
-the code that serves (`offline.template_worth.measure`, `templates_store.worth.factor`).
+the code that serves (`offline.template_worth.measure`, `templates_store.worth.factor`). In the third, three templates drawn
+at random are shown together, and what each of them does has to be told from what its company does.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def alone(effect: float, templates: int = ALONE, longest: int = LONGEST, share: 
 
 @dataclass(slots=True)
 class Log:
-    """What the second world has logged so far, one template a request."""
+    """What a world has logged so far, equally many templates a request."""
 
     shown: list[NDArray[np.bool_]] = field(default_factory=list)
     score: list[F64] = field(default_factory=list)
@@ -84,13 +85,39 @@ class Log:
 
     def trials(self, names: tuple[str, ...]) -> LoggedTrials:
         shown, score, template = np.concatenate(self.shown), np.concatenate(self.score), np.concatenate(self.template)
-        n = len(shown)
+        n, together = len(shown), template.size // len(shown)
         flat = np.full(n, 0.5)
         return LoggedTrials(
             trials=Trials(shown, np.full(n, 1.0 - SHARE), score, flat, flat, np.zeros(n, dtype=np.intp)),
             models=("m",), created_at=np.zeros(n), queries=tuple(map(str, range(n))), encoders=("",) * n,
-            templates=names, request=np.arange(n), template=template, similarity=np.full(n, 0.8), counts={},
+            templates=names, request=np.repeat(np.arange(n), together), template=template.ravel(),
+            similarity=np.full(n * together, 0.8), counts={},
         )  # fmt: skip
+
+
+def together(world: World, seed: int) -> dict[str, Any]:
+    """Polls of the third world: three templates a request, whose effects add up."""
+    rng = np.random.default_rng(seed)
+    effects = np.tile(world.effects, world.subjects)
+    names = tuple(f"t{place}" for place in range(len(effects)))
+    templates = {name: _template(name, 0) for name in names}
+    log, bad, good = Log(), 0, 0
+    for _ in range(world.polls):
+        used = np.array([int(name[1:]) for name in templates])
+        company = used[np.argsort(rng.random((world.every, len(used))), axis=1)[:, :3]]
+        shown = rng.random(world.every) >= SHARE
+        score = (rng.random(world.every) < WITHOUT + shown * effects[company].sum(axis=1)).astype(np.float64)
+        log.shown.append(shown)
+        log.score.append(score)
+        log.template.append(company)
+        for row in measure(log.trials(names), templates, now=0.0).quarantined:
+            harmful = effects[int(row.id[1:])] < 0
+            bad, good = bad + harmful, good + (not harmful)
+            del templates[row.id]
+    return {
+        "harmful_quarantined": int(bad), "harmless_quarantined": int(good),
+        "harmful": int((effects < 0).sum()), "harmless": int((effects >= 0).sum()),
+    }  # fmt: skip
 
 
 def competing(world: World, seed: int, *, learned: bool) -> dict[str, Any]:
@@ -149,6 +176,12 @@ def measure_worth(*, quick: bool = False) -> list[dict[str, Any]]:
             "requests": world.every * world.polls, "requests_per_poll": world.every, "oracle_gain": max(world.effects),
             **means,
         })  # fmt: skip
+    beside = World(subjects=10, every=6_000, polls=4 if quick else 16)
+    runs = [together(beside, seed) for seed in range(1 if quick else 6)]
+    rows.append({
+        "world": "together", "runs": len(runs), "control_share": SHARE, "requests": beside.every * beside.polls,
+        "requests_per_poll": beside.every, **{name: float(np.mean([run[name] for run in runs])) for name in runs[0]},
+    })  # fmt: skip
     return rows
 
 
@@ -176,7 +209,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small, writes nothing")
     quick = parser.parse_args().quick
     rows = measure_worth(quick=quick)
-    for world in ("alone", "competing"):
+    for world in ("alone", "competing", "together"):
         mine = [row for row in rows if row["world"] == world]
         names = list(dict.fromkeys(name for row in mine for name in row))
         table = Table(*names, title=world)

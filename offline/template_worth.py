@@ -84,10 +84,13 @@ class _Ledger:
     logged: LoggedTrials
     found: Moments
     counts: Mask
+    pairs: list[NDArray[np.intp]]
+    """The pairs of each template."""
 
     def requests(self, template: int) -> NDArray[np.intp]:
         """The requests that speak about a template, oldest first."""
-        return np.unique(self.logged.request[self.counts & (self.logged.template == template)])
+        mine = self.pairs[template]
+        return np.unique(self.logged.request[mine[self.counts[mine]]])
 
     def uplift(self, requests: NDArray[np.intp]) -> Uplift:
         return uplift(self.found.h[requests], self.found.w[requests])
@@ -122,7 +125,9 @@ def measure(
     counts = ~np.isin(logged.request, logged.request[~used[logged.template]])
     since = np.array([(starts or {}).get(id_, 0.0) for id_ in logged.templates])
     counts &= logged.created_at[logged.request] >= since[logged.template]
-    ledger = _Ledger(logged, found, counts)
+    order = np.argsort(logged.template, kind="stable")
+    edges = np.searchsorted(logged.template[order], np.arange(1, len(logged.templates)))
+    ledger = _Ledger(logged, found, counts, np.split(order, edges))
     names, cluster = _clusters([templates.get(id_) for id_ in logged.templates])
     weight = 0.5 ** (np.maximum(now - logged.created_at, 0.0) / HALF_LIFE_S)
     shown = Shown(logged.request[counts], logged.template[counts], cluster)
