@@ -79,8 +79,8 @@ def load_router(artifact: Artifact, encoder_hash: str) -> Router:
     if manifest.encoder != encoder_hash:
         raise ArtifactError(
             f"{manifest.version} learned from vectors of encoder {manifest.encoder}, this gateway encodes with "
-            f"{encoder_hash}; train a router with this encoder, set `routers.encoder` back to the other one, or deploy another "
-            "version (`tokamak deploy` lists them, `--roll-back` finds the last one that fits)"
+            f"{encoder_hash}; train a router with this encoder, set `routers.encoder` back to the other one, or deploy "
+            "another version (`tokamak deploy` lists them, `--roll-back` finds the last one that fits)"
         )
     learned_from = manifest.meta.get("feature_set")
     if learned_from not in (None, FEATURE_SET):
