@@ -21,7 +21,7 @@ def printed(rows: Sequence[Row]) -> None:
     for heading in HEADINGS:
         table.add_column(heading, no_wrap=True)
     for row in rows:
-        if "router" in row:
+        if "split" in row:
             table.add_row(*(row["pool"], row["split"], row["router"]), *_figures(row))
     Console(width=190).print(table)
 
