@@ -263,6 +263,27 @@ def test_a_worker_that_is_killed_loses_nothing_and_nothing_is_done_twice(tmp_pat
     assert done(settings_for(clean)).result == found.result
 
 
+@pytest.mark.slow
+def test_a_worker_that_is_told_to_stop_gives_the_job_back_and_the_next_goes_on(tmp_path: Path) -> None:
+    written(tmp_path, 60)
+    settings, jobs = settings_for(tmp_path), Jobs(tmp_path)
+    job = jobs.submit(BUILD_TEMPLATES, {}).job
+    environ = {**os.environ, VARIABLE: settings.model_dump_json(), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    worker = subprocess.Popen([sys.executable, "-c", SLOW_WORKER], env=environ, stdout=subprocess.PIPE)
+    until(lambda: _recorded(tmp_path / STORE_FILE) >= 3, "the build did not begin")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    given_back = jobs.get(job.id)
+    assert given_back is not None
+    assert (given_back.state, given_back.attempts) == ("queued", 0)
+    assert 3 <= _recorded(tmp_path / STORE_FILE) < 60
+    Worker(settings).run(until_idle=True)
+    found = jobs.get(job.id)
+    assert found is not None
+    assert found.state == "succeeded", found.error
+    assert (found.result or {})["missing"] == 0
+
+
 def _recorded(path: Path) -> int:
     if not path.exists():
         return 0
