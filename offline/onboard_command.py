@@ -12,7 +12,7 @@ import typer
 
 from encoders.protocol import Encoder, load_encoder
 from offline.answers import AnswersUnreadable
-from offline.ask_model import Asking, Report, read_answers
+from offline.ask_model import OVER_BUDGET, Asking, Report, read_answers
 from offline.commands import (
     ARTIFACTS_FOLDER,
     DATA_DIR,
@@ -172,7 +172,8 @@ def _told(plan: Planned, report: Report) -> str:
     answered = sum(question.query_id in report.answers for question in plan.questions)
     failed = ", ".join(f"{count} {reason}" for reason, count in report.failed.most_common())
     spent = "" if report.spent_usd is None else f", ${report.spent_usd:.4f} spent"
-    missing = f"; not answered: {failed} (run again to ask these)" if failed else ""
+    more = ", with a higher --max-usd" if report.failed[OVER_BUDGET] else ""
+    missing = f"; not answered: {failed} (run again to ask these{more})" if failed else ""
     return f"{answered} of {len(plan.questions)} probes answered{spent}{missing}"
 
 

@@ -184,6 +184,7 @@ def test_no_more_is_spent_than_allowed(place: Place) -> None:
     assert done.exit_code == 0, done.output
     assert 8 <= len(place.upstream.requests) < 20
     assert "over the budget" in done.output
+    assert "with a higher --max-usd" in done.output
     place.upstream.forget()
     nothing = place.onboard("--max-usd", "0.0001", model="new#think")
     assert nothing.exit_code == 2
