@@ -25,7 +25,7 @@ from templates_store.store import ERASED, WORTH, TemplateStore
 
 logger = logging.getLogger("tokamak.templates")
 
-REFRESH_S = 0.05
+REFRESH_S = 0.025
 """How often a service should call `refresh`."""
 
 AT_ONCE = 20_000
