@@ -5,8 +5,8 @@
 Three worlds. In the first each template is alone: how many requests until a harmful one is quarantined, and how many
 harmless ones ever are, when the test is looked at again and again. In the second templates compete: each question finds
 several of mixed worth, the best by similarity times learned worth is shown, and every poll measures and quarantines by
-the code that serves (`offline.template_worth.measure`, `templates_store.worth.factor`). In the third, three templates drawn
-at random are shown together, and what each of them does has to be told from what its company does.
+the code that serves (`offline.template_worth.measure`, `templates_store.worth.factor`). In the third, three templates
+drawn at random are shown together, and what each does has to be told from what its company does.
 """
 
 from __future__ import annotations

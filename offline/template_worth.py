@@ -1,11 +1,11 @@
 """What each template is worth, from the traffic log; and those that do harm taken out of use.
 
 A request says the same about each template that it showed: what the model scored with all of them against what it
-scores without. That is what `Worth.uplift` and its interval are about, so a template may owe its uplift to its company;
-`Worth.expected` is its own part (`routers.shared_credit`). A template is quarantined when its interval lies below zero.
-Among those shown together the one with the worst part goes first, and the others are judged anew without the requests
-it was in, so that a harmless one is not blamed for its company. The price: harm that only a combination does is put
-down to one of its members.
+scores without. What the others are expected to do, by what was seen before (`routers.shared_credit`), is taken off; the
+rest is the template's own uplift, with its interval. A template is quarantined when that lies below zero. Among those
+shown together the one with the worst part goes first, and the others are judged anew without the requests it was in, so
+that a harmless one is not blamed for its company. The price: harm that only a combination does is put down to one of
+its members; and as long as little is known of the others, a template answers for its company too.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ HALF_LIFE_S = 30 * 86_400.0
 """Age at which a request counts half for what a template is expected to be worth."""
 LEAST_SHOWN, LEAST_CONTROL = 20, 5
 """With fewer requests of either kind no uplift is stated."""
+FIRST = 1024
+"""The first requests, in which nothing is expected of a template's company."""
 CLUSTER_SIZE = 20
 """About so many templates without a task make a cluster."""
 BY = "worth"
@@ -86,6 +88,8 @@ class _Ledger:
     counts: Mask
     pairs: list[NDArray[np.intp]]
     """The pairs of each template."""
+    others: F64
+    """For each pair what the others in its request are expected to do, from earlier requests."""
 
     def requests(self, template: int) -> NDArray[np.intp]:
         """The requests that speak about a template, oldest first."""
@@ -95,9 +99,15 @@ class _Ledger:
     def uplift(self, requests: NDArray[np.intp]) -> Uplift:
         return uplift(self.found.h[requests], self.found.w[requests])
 
+    def own(self, template: int) -> tuple[F64, F64]:
+        """`h` and `w` of a template's requests, less what its company is expected to do."""
+        mine = self.pairs[template][self.counts[self.pairs[template]]]
+        rows = self.logged.request[mine]
+        return self.found.h[rows] - self.found.w[rows] * self.others[mine], self.found.w[rows]
+
     def harms(self, template: int) -> bool:
-        rows = self.requests(template)
-        return len(rows) > 0 and evidence(-self.found.h[rows], self.found.w[rows]) >= math.log(2.0 / ALPHA)
+        h, w = self.own(template)
+        return len(h) > 0 and evidence(-h, w) >= math.log(2.0 / ALPHA)
 
     def drop(self, template: int) -> None:
         """Leave out every request that a template was in."""
@@ -127,22 +137,23 @@ def measure(
     counts &= logged.created_at[logged.request] >= since[logged.template]
     order = np.argsort(logged.template, kind="stable")
     edges = np.searchsorted(logged.template[order], np.arange(1, len(logged.templates)))
-    ledger = _Ledger(logged, found, counts, np.split(order, edges))
     names, cluster = _clusters([templates.get(id_) for id_ in logged.templates])
+    ledger = _Ledger(logged, found, counts, np.split(order, edges), _others(logged, found, cluster))
     weight = 0.5 ** (np.maximum(now - logged.created_at, 0.0) / HALF_LIFE_S)
     shown = Shown(logged.request[counts], logged.template[counts], cluster)
     expected = parts(found.h, found.w, shown, weight).items if counts.any() else np.zeros(len(logged.templates))
     clusters = [_group(ledger, name, counts & (cluster[logged.template] == at)) for at, name in enumerate(names)]
     harmful = _harmful(ledger, expected)
-    said = {place: ledger.requests(place) for place in np.unique(logged.template[ledger.counts]).tolist()} | harmful
+    left = np.unique(logged.template[ledger.counts]).tolist()
+    said = {place: (ledger.requests(place), *ledger.own(place)) for place in left} | harmful
     rows = [
         TemplateRow(
             id=logged.templates[place],
             cluster=names[cluster[place]],
-            worth=_worth(ledger, requests, float(expected[place]), now),
+            worth=_worth(ledger, *own, float(expected[place]), now),
             quarantined=place in harmful,
         )
-        for place, requests in said.items()
+        for place, own in said.items()
     ]
     return WorthReport(
         templates=sorted(rows, key=lambda row: (not row.quarantined, row.worth.expected or 0.0, row.id)),
@@ -185,24 +196,44 @@ def _in_use(template: Template | None) -> bool:
     return template is not None and template.state in ("active", "candidate")
 
 
-def _harmful(ledger: _Ledger, expected: F64) -> dict[int, NDArray[np.intp]]:
-    """The templates that do harm, the worst first, with the requests that say so, which leave the ledger."""
+def _others(logged: LoggedTrials, found: Moments, cluster: NDArray[np.intp]) -> F64:
+    """Of each pair the expected uplift of the other templates in its request, in [-1, 1].
+
+    Known only from requests before: those up to the last power of two, so that what was taken off stays what it was.
+    """
+    others = np.zeros(len(logged.request))
+    start = FIRST
+    while start < len(found.h):
+        before, here = logged.request < start, (logged.request >= start) & (logged.request < 2 * start)
+        own = parts(
+            found.h[:start], found.w[:start], Shown(logged.request[before], logged.template[before], cluster)
+        ).items
+        request, mine = logged.request[here], own[logged.template[here]]
+        total = np.bincount(request, mine, minlength=len(found.h))
+        others[here] = np.clip(total[request] - mine, -1.0, 1.0)
+        start *= 2
+    return others
+
+
+def _harmful(ledger: _Ledger, expected: F64) -> dict[int, tuple[NDArray[np.intp], F64, F64]]:
+    """The templates that do harm, the worst first, with the requests that say so, which leave the ledger, and what they
+    say (`h` and `w`)."""
     suspects = [place for place in np.unique(ledger.logged.template[ledger.counts]).tolist() if ledger.harms(place)]
-    found: dict[int, NDArray[np.intp]] = {}
+    found: dict[int, tuple[NDArray[np.intp], F64, F64]] = {}
     while suspects:
         worst = min(suspects, key=lambda place: (expected[place], place))
-        found[worst] = ledger.requests(worst)
+        found[worst] = (ledger.requests(worst), *ledger.own(worst))
         ledger.drop(worst)
         suspects = [place for place in suspects if place != worst and ledger.harms(place)]
     return found
 
 
-def _worth(ledger: _Ledger, rows: NDArray[np.intp], expected: float, now: float) -> Worth:
+def _worth(ledger: _Ledger, rows: NDArray[np.intp], h: F64, w: F64, expected: float, now: float) -> Worth:
     trials = ledger.logged.trials
     with_it = rows[trials.shown[rows]]
     gained = trials.score[with_it] - ledger.found.without[with_it]
     known = len(with_it) >= LEAST_SHOWN and len(rows) - len(with_it) >= LEAST_CONTROL
-    found = ledger.uplift(rows) if known else None
+    found = uplift(h, w) if known else None
     return Worth(
         shown=len(with_it),
         control=len(rows) - len(with_it),
