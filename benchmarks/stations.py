@@ -113,7 +113,7 @@ def _one(gateway: Gateway, watch: Stopwatch, query: str) -> Any:
     exchange.query_text = text = watch.time("query text", request.query)
     vector = watch.time("encode", lambda: serving.encoder.encode_one(text))
     exchange.vector, exchange.encoder = vector.tobytes(), serving.encoder.hash
-    hits = watch.time("retrieve", lambda: gateway.find_templates(serving, vector, key))
+    hits = watch.time("retrieve", lambda: gateway.find_templates(serving, vector, key)).hits
     features = watch.time("features", lambda: query_features(text, request.shape(), exchange.workload()))
     exchange.features = features
     turn = watch.time("conversation", lambda: remembered(gateway, target, request, options, exchange))
