@@ -38,7 +38,7 @@ def plotted(pool: str, rows: Sequence[Row], found: Mapping[Cell, Trial | str], f
         return None
     panels = len(kinds) + priced
     tallest = max(sum(row["split"] == kind for row in rows) for kind in kinds)
-    figure = Figure(figsize=(4.4 * panels, 1.6 + 0.19 * max(tallest, 12)), dpi=72, layout="constrained")
+    figure = Figure(figsize=(4.4 * panels, 1.6 + 0.19 * max(tallest, 12)), dpi=64, layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
     if priced:
