@@ -72,7 +72,7 @@ def nothing_eligible(serving: Serving, request: ModelRequest, eliminated: dict[i
 
 def no_template(selection: Selection) -> str:
     """Why a query has no templates to show."""
-    return NO_ROOM if any(near.fate == "over the token budget" for near in selection.considered) else NO_TEMPLATE
+    return NO_ROOM if "over the token budget" in selection.fates.values() else NO_TEMPLATE
 
 
 def matches_globs(arm: Arm, globs: tuple[str, ...]) -> bool:

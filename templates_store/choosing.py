@@ -7,7 +7,8 @@ Nothing below the floor is used, nothing over the token budget, and none at all 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from templates_store.augment import Block
 from templates_store.index import Candidate, TemplateIndex
-from templates_store.template import Hit
+from templates_store.template import Hit, Worth
 from templates_store.worth import factor
 
 Fate = Literal["shown", "below the floor", "over the token budget", "outranked", "taken out of use"]
@@ -43,11 +44,24 @@ class Bounds(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """`hits` are to be shown, in this order, and fit together; `considered` are all that were near, nearest first."""
+    """`hits` are to be shown, in this order, and fit together; `fates` of all that are above the floor, by id."""
 
     hits: tuple[Hit, ...] = ()
-    considered: tuple[Considered, ...] = ()
+    fates: Mapping[str, Fate] = MappingProxyType({})
     floor: float = 0.7
+    look: Callable[[], Sequence[Candidate]] = tuple
+    """Finds all that were near. Most requests explain nothing, and then nobody looks."""
+    worth: Mapping[str, Worth] = MappingProxyType({})
+
+    @property
+    def considered(self) -> tuple[Considered, ...]:
+        """All that were near, nearest first, and what became of each."""
+        told = []
+        for candidate in self.look():
+            by = factor(self.worth.get(candidate.id))
+            fate = self.fates.get(candidate.id, "below the floor")
+            told.append(Considered(candidate.id, candidate.similarity, by, _score(candidate.similarity, by), fate))
+        return tuple(told)
 
     @property
     def retrieved(self) -> tuple[tuple[str, float], ...]:
@@ -71,21 +85,14 @@ def choose(
     TemplateStoreError: the records of what was found cannot be read.
     """
     bounds = Bounds() if bounds is None else bounds
-    near = index.candidates(vector, bounds.retrieve, -1.0, tenant)
-    worth = index.worth
-    factors = [factor(worth.get(candidate.id)) for candidate in near]
-    scores = [_score(candidate.similarity, by) for candidate, by in zip(near, factors, strict=True)]
-    ranking = sorted(
-        (place for place, candidate in enumerate(near) if candidate.similarity >= bounds.floor),
-        key=lambda place: -scores[place],
-    )
-    fates: dict[str, Fate] = {near[place].id: "outranked" for place in ranking}
-    hits = _filled(index, [near[place] for place in ranking], bounds, fates)
-    considered = tuple(
-        Considered(candidate.id, candidate.similarity, by, score, fates.get(candidate.id, "below the floor"))
-        for candidate, by, score in zip(near, factors, scores, strict=True)
-    )
-    return Selection(hits, considered, bounds.floor)
+    floor, worth = bounds.floor, index.worth
+    # The index compares in single precision, to which the floor may have been rounded down.
+    near = [one for one in index.candidates(vector, bounds.retrieve, floor, tenant) if one.similarity >= floor]
+    # Stable, so that what is worth the same stays nearest first.
+    ranked = sorted(near, key=lambda one: -_score(one.similarity, factor(worth.get(one.id)))) if worth else near
+    fates: dict[str, Fate] = {candidate.id: "outranked" for candidate in ranked}
+    hits = _filled(index, ranked, bounds, fates)
+    return Selection(hits, fates, floor, lambda: index.candidates(vector, bounds.retrieve, -1.0, tenant), worth)
 
 
 def _filled(
