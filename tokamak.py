@@ -116,9 +116,9 @@ def config_schema() -> None:
 
 
 def _mount_offline(target: typer.Typer) -> None:
-    from offline.calibrate_command import calibrate_command
     from offline.commands import deploy_command, evaluate_command, train_command
-    from offline.template_commands import templates_app
+    from offline.routing.calibrate_command import calibrate_command
+    from offline.templates.commands import templates_app
 
     target.command("train")(train_command)
     target.command("evaluate")(evaluate_command)
@@ -128,7 +128,7 @@ def _mount_offline(target: typer.Typer) -> None:
 
 
 def _mount_rollouts(target: typer.Typer) -> None:
-    from offline.rollout_commands import jobs_app, rollout_app
+    from offline.routing.rollout_commands import jobs_app, rollout_app
     from offline.worker_command import worker_command
 
     target.command("worker")(worker_command)
@@ -137,8 +137,8 @@ def _mount_rollouts(target: typer.Typer) -> None:
 
 
 def _mount_arms(target: typer.Typer) -> None:
-    from offline.drift_command import drift_command
-    from offline.onboard_command import onboard_command
+    from offline.routing.drift_command import drift_command
+    from offline.routing.onboard_command import onboard_command
 
     target.command("onboard")(onboard_command)
     target.command("drift")(drift_command)

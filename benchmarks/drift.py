@@ -24,8 +24,8 @@ from rich.table import Table
 from benchmarks.onboarding import read
 from benchmarks.result_file import write_result
 from benchmarks.routing_probe import shared_folder
-from routers.cluster import ClusterRouter
-from routers.drift import REFERENCE, find_change, reference_of
+from routers.classic.cluster import ClusterRouter
+from routers.evidence.drift import REFERENCE, find_change, reference_of
 from routers.protocol import Outcomes
 from routers.rows import split
 

@@ -18,7 +18,7 @@ from encoders.protocol import Encoder, load_encoder
 from registry.artifacts import Artifacts
 from registry.config_file import build_pool, parse_config
 from routers.catalogue import KIND
-from routers.cluster import ClusterRouter
+from routers.classic.cluster import ClusterRouter
 from routers.protocol import Outcomes
 from templates_store.create import create_template
 from templates_store.store import STORE_FILE, TemplateStore

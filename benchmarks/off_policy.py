@@ -28,10 +28,10 @@ from rich.table import Table
 from benchmarks.result_file import write_result
 from benchmarks.routing_lab.pools import whole
 from encoders.protocol import load_encoder
-from offline.off_policy import MIN_DISAGREEING, decisions_from_outcomes
 from offline.outcome_file import outcomes_from_file
+from offline.routing.off_policy import MIN_DISAGREEING, decisions_from_outcomes
 from routers.catalogue import ROUTERS
-from routers.off_policy import (
+from routers.evidence.off_policy import (
     ESTIMATORS,
     F64,
     MIN_EFFECTIVE,
@@ -41,9 +41,9 @@ from routers.off_policy import (
     importance,
     terms,
 )
-from routers.off_policy_intervals import METHODS, mean_interval
-from routers.off_policy_rewards import cross_fitted, principal
-from routers.off_policy_targets import target_probabilities
+from routers.evidence.off_policy_intervals import METHODS, mean_interval
+from routers.evidence.off_policy_rewards import cross_fitted, principal
+from routers.evidence.off_policy_targets import target_probabilities
 from routers.prior import PriorRouter
 from routers.protocol import Outcomes
 from routers.rows import positions, prepared, split, subset

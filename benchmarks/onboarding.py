@@ -31,8 +31,8 @@ from benchmarks.routing_probe import shared_folder
 from encoders.protocol import load_encoder
 from offline.outcome_file import outcomes_from_file
 from routers.catalogue import ROUTERS
-from routers.onboarded import ProbeResults, add_arm, of_arms
-from routers.probes import PROBES
+from routers.onboarding.onboarded import ProbeResults, add_arm, of_arms
+from routers.onboarding.probes import PROBES
 from routers.protocol import Outcomes, Router
 from routers.rows import prepared, split
 

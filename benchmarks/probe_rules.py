@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from routers.kmeans import centroids
-from routers.onboarded import LEVEL, PLACES, SHARPNESS
-from routers.probes import choose_probes, expected
+from routers.estimators.kmeans import centroids
+from routers.onboarding.onboarded import LEVEL, PLACES, SHARPNESS
+from routers.onboarding.probes import choose_probes, expected
 from routers.protocol import Outcomes, Router
 
 CANDIDATES = 400
@@ -65,7 +65,7 @@ def least_variance_left(outcomes: Outcomes, router: Router, count: int, seed: in
 
 
 def balanced(outcomes: Outcomes, router: Router, count: int, seed: int) -> Indices:
-    """The house's rule (`routers.probes.choose_probes`)."""
+    """The house's rule (`routers.onboarding.probes.choose_probes`)."""
     return choose_probes(outcomes, router, count, seed)
 
 

@@ -28,10 +28,10 @@ from benchmarks.result_file import write_result
 from encoders.protocol import Encoder, Vectors, load_encoder
 from offline.answers import answers_from_file
 from offline.best_answers import NEAR_DUPLICATE, STAGE_ONE, SolvedQuery, best_answers, collapse
-from offline.build_templates import build_templates
-from offline.extract_template import ExtractiveBuilder
-from offline.leave_one_out import search_without_own
-from offline.template_text import given_away
+from offline.templates.build import build_templates
+from offline.templates.extract import ExtractiveBuilder
+from offline.templates.leave_one_out import search_without_own
+from offline.templates.text import given_away
 from templates_store.create import template_id
 from templates_store.index import TemplateIndex, load_index
 from templates_store.store import TemplateStore

@@ -5,7 +5,7 @@
 Three worlds. In the first each template is alone: how many requests until a harmful one is quarantined, and how many
 harmless ones ever are, when the test is looked at again and again. In the second templates compete: each question finds
 several of mixed worth, the best by similarity times learned worth is shown, and every poll measures and quarantines by
-the code that serves (`offline.template_worth.measure`, `templates_store.worth.factor`). In the third, three templates
+the code that serves (`offline.templates.worth.measure`, `templates_store.worth.factor`). In the third, three templates
 drawn at random are shown together, and what each does has to be told from what its company does.
 """
 
@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.result_file import write_result
-from offline.template_trials import LoggedTrials
-from offline.template_worth import measure
-from routers.off_policy import F64
-from routers.uplift import ALPHA, Trials, evidence, moments
+from offline.templates.trials import LoggedTrials
+from offline.templates.worth import measure
+from routers.evidence.off_policy import F64
+from routers.evidence.uplift import ALPHA, Trials, evidence, moments
 from templates_store.template import Template
 from templates_store.worth import factor
 

@@ -16,7 +16,7 @@ from demo.fleet.launch import running_server
 from demo.fleet.vllm import running_vllm, vllm_python
 from encoders.protocol import load_encoder
 from offline.outcome_file import outcomes_from_file
-from offline.train_router import train
+from offline.routing.train_router import train
 from registry.artifacts import Artifacts
 from registry.config import Config
 from registry.config_file import build_pool

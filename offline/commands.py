@@ -14,11 +14,11 @@ from rich.console import Console
 
 from encoders.protocol import EncoderUnavailable, load_encoder
 from offline.admin_client import DEFAULT_ADMIN, AdminUrl, queue_training
-from offline.evaluate_router import Evaluation, evaluate, rendered
-from offline.off_policy_command import evaluate_off_policy, off_policy_command
 from offline.outcome_file import outcomes_from_file, read_prices
 from offline.outcomes import LoggedOutcomes, outcomes_from_log
-from offline.train_router import default_router, train
+from offline.routing.evaluate import Evaluation, evaluate, rendered
+from offline.routing.off_policy_command import evaluate_off_policy, off_policy_command
+from offline.routing.train_router import default_router, train
 from registry.artifacts import ArtifactError, Artifacts
 from registry.drift_records import read_drift, since_by_arm
 from registry.rollouts import RolloutError, Rollouts, operator

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from offline.routing_metrics import Interval
+from offline.routing.metrics import Interval
 
 RESAMPLES = 10_000
 BATCH = 64

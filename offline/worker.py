@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 from encoders.protocol import EncoderUnavailable
-from offline.build_job import run_build_templates
 from offline.job_work import JobWork, Runner
-from offline.template_worth_job import run_template_worth
-from offline.train_job import run_train_router
+from offline.routing.train_job import run_train_router
+from offline.templates.build_job import run_build_templates
+from offline.templates.worth_job import run_template_worth
 from registry.artifacts import ArtifactError
 from registry.job_kinds import BUILD_TEMPLATES, TEMPLATE_WORTH, TRAIN_ROUTER
 from registry.jobs import Job, JobLost, Jobs, JobsError, worker_name

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from offline.automatic import Automatic
+from offline.routing.automatic import Automatic
 from offline.worker import Worker
 from registry.config_file import ConfigError, load_config
 from registry.worker_settings import WorkerSettings, settings_from, settings_of

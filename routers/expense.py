@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routers.cost_scale import CostScale
+from routers.estimators.least_squares import F64, Normal, is_shared, normal, slopes, within
 from routers.inputs import Inputs
-from routers.least_squares import F64, Normal, is_shared, normal, slopes, within
 from routers.protocol import F32, Outcomes
 from routers.rows import folds
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from registry.arms import Arm, Pool, Way
 from routers.cost_scale import CostScale
+from routers.estimators.shrinkage import group_sums, quality_means, ratio_means
 from routers.protocol import F32, Outcomes, Prediction, TrainingError
 from routers.rows import prepared, weights
-from routers.shrinkage import group_sums, quality_means, ratio_means
 
 PROMPT_TOKENS = 400
 COMPLETION_TOKENS = 300

@@ -17,7 +17,7 @@ from pathlib import Path
 from registry.arms import Arm
 from registry.atomic_files import LEFTOVER
 from registry.config import Config, RouteConfig
-from routers.pacer import DAY_S, Pacer
+from routers.policy.pacer import DAY_S, Pacer
 from service.errors import ApiError
 from service.limits import Key
 

@@ -16,8 +16,8 @@ import msgspec
 
 from registry.arms import Arm, Endpoint
 from registry.config import CascadeConfig
-from routers.cascade import Escalations, holds_json, matches, mean_logprob, pays
-from routers.policy import drawn
+from routers.policy.cascade import Escalations, holds_json, matches, mean_logprob, pays
+from routers.policy.decide import drawn
 from service.asgi import Send
 from service.eligible import matches_globs
 from service.errors import ApiError

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from registry.arms import Arm
 from registry.config import TemplatesConfig
-from routers.control import Control, twin_of
-from routers.policy import Choice
+from routers.policy.control import Control, twin_of
+from routers.policy.decide import Choice
 from service.eligible import NOT_ON_ROUTE, matches_globs
 from service.exchange import Exchange
 from service.routing_options import RoutingOptions

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from routers.affinity import Turn
+from routers.policy.affinity import Turn
 from service.exchange import Exchange
 from service.openai_api.requests import ChatRequest, ModelRequest
 from service.serving import Target

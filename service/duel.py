@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from encoders.protocol import Vectors
-from routers.policy import Choice, NoEligibleArm
+from routers.policy.decide import Choice, NoEligibleArm
+from routers.policy.threshold import Duellist, Pair, choose, default_pair, win_probability
 from routers.protocol import Prediction
-from routers.threshold import Duellist, Pair, choose, default_pair, win_probability
 from service.errors import ApiError
 from service.serving import Serving
 from service.weighing import Weighing

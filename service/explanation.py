@@ -12,9 +12,9 @@ import msgspec
 
 from registry.arms import Arm
 from registry.config import CascadeConfig
-from routers.cascade import Escalations
-from routers.control import Control, as_asked, asked
-from routers.policy import Choice, explain
+from routers.policy.cascade import Escalations
+from routers.policy.control import Control, as_asked, asked
+from routers.policy.decide import Choice, explain
 from routers.protocol import Prediction
 from service.exchange import Exchange
 from service.serving import Serving

@@ -18,9 +18,9 @@ from registry.config_file import build_pool
 from registry.job_kinds import BUILD_TEMPLATES
 from registry.jobs import Jobs, JobsError
 from registry.rollouts import Trial
-from routers.affinity import Conversations
-from routers.cascade import Escalations
 from routers.catalogue import KIND
+from routers.policy.affinity import Conversations
+from routers.policy.cascade import Escalations
 from service.backends.chain import Backends
 from service.backends.health import Health
 from service.budgets import Budgets

@@ -17,8 +17,8 @@ from encoders.features import query_features
 from encoders.protocol import Vectors
 from registry.arms import Arm, Endpoint
 from registry.config import RouteConfig
-from routers.affinity import Turn
-from routers.policy import Choice, NoEligibleArm
+from routers.policy.affinity import Turn
+from routers.policy.decide import Choice, NoEligibleArm
 from routers.protocol import Prediction
 from service.asgi import ClientLeft, DisconnectWatch, Receive, Scope, Send, read_body, send_error
 from service.budgets import OVER_DAY

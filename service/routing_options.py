@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from routers import policy
+from routers.policy import decide as policy
 from service.errors import ApiError, invalid, nearest
 from service.wire import Body, type_name
 

@@ -14,7 +14,7 @@ from registry.arms import Arm, Pool
 from registry.config import Config, RouteConfig
 from registry.rollouts import Trial
 from routers.lineup import Lineup
-from routers.threshold import NAME as THRESHOLD_NAME
+from routers.policy.threshold import NAME as THRESHOLD_NAME
 from service.errors import ApiError, invalid, model_not_found
 from service.routing_options import PRESETS, unknown_preset
 from templates_store.index import TemplateIndex

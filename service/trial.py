@@ -10,8 +10,8 @@ from functools import partial
 import msgspec
 
 from registry.rollouts import Trial
-from routers.control import Control, asked
-from routers.policy import Choice
+from routers.policy.control import Control, asked
+from routers.policy.decide import Choice
 from routers.protocol import Prediction
 from service.exchange import Exchange
 from service.openai_api.requests import ChatRequest, ModelRequest

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from registry.config import RouteConfig
-from routers.affinity import Turn, switch_prices
 from routers.cost_scale import CostScale
-from routers.policy import PLAIN, Choice, NoEligibleArm, Terms, decide
+from routers.policy.affinity import Turn, switch_prices
+from routers.policy.decide import PLAIN, Choice, NoEligibleArm, Terms, decide
 from routers.protocol import Prediction
 from service.backends.load import Load, Quantiles, saturation
 from service.budgets import OVER_DAY, Bill

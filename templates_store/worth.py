@@ -1,6 +1,6 @@
 """What the measured worth of a template means for its use: its rank, its floor, and a fresh start.
 
-How worth is measured is `routers.uplift`; from the traffic log, `offline.template_worth`.
+How worth is measured is `routers.evidence.uplift`; from the traffic log, `offline.templates.worth`.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def test_what_the_gateway_imports_at_start_is_light(start: str) -> None:
         ("encoders", "import traffic"),
         ("registry", "from encoders.protocol import Encoder"),
         ("routers", "from templates_store.template import Hit"),
-        ("templates_store", "import routers.policy"),
+        ("templates_store", "import routers.policy.decide"),
         ("service", "from demo.fleet import serve"),
         ("routers", "def f():\n    import service.app"),
         ("offline", "import importlib\nimportlib.import_module('service.app')"),
@@ -74,7 +74,7 @@ def test_a_forbidden_import_is_found(tmp_path: Path, floor: str, line: str) -> N
 @pytest.mark.parametrize(
     ("floor", "line"),
     [
-        ("service", "from routers.policy import decide\nfrom . import errors\nfrom .backends import http1"),
+        ("service", "from routers.policy.decide import decide\nfrom . import errors\nfrom .backends import http1"),
         ("registry", "import traffic.log, json"),
         ("offline", "from templates_store import template"),
     ],

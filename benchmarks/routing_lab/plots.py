@@ -14,7 +14,7 @@ from benchmarks.routing_lab.kept import Cell
 from benchmarks.routing_lab.splits import IN_DISTRIBUTION, KINDS
 from benchmarks.routing_lab.summary import Row
 from benchmarks.routing_lab.trial import Trial
-from offline.routing_curves import hull, quality_at
+from offline.routing.curves import hull, quality_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

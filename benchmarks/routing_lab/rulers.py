@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.features import TAG, tag_code
+from routers.estimators.shrinkage import Means, group_sums, quality_means, ratio_means
 from routers.protocol import F32, Outcomes, Prediction
 from routers.rows import weights
-from routers.shrinkage import Means, group_sums, quality_means, ratio_means
 
 
 class TaskTable(NamedTuple):

@@ -15,8 +15,8 @@ from benchmarks.routing_lab.kept import Cell
 from benchmarks.routing_lab.pools import Pool
 from benchmarks.routing_lab.trial import Trial
 from offline.paired_bootstrap import RESAMPLES, intervals
-from offline.routing_curves import gap_closed, hull, mean_over, quality_at
-from offline.routing_metrics import Interval
+from offline.routing.curves import gap_closed, hull, mean_over, quality_at
+from offline.routing.metrics import Interval
 
 Row = dict[str, Any]
 F64 = NDArray[np.float64]

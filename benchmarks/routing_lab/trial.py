@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from benchmarks.routing_lab.contenders import ORACLE, RANDOM, SINGLE, Contender
 from benchmarks.routing_lab.peers import ROUTELLM, RouteLlmFactors
 from benchmarks.routing_lab.rulers import TaskTable, tagged, truth
-from offline.routing_curves import average_recovered, choice_entropy, pair_curve, share_for
-from offline.routing_metrics import calibration_error
-from offline.scenario_rewards import SCENARIOS, RewardScale
+from offline.routing.curves import average_recovered, choice_entropy, pair_curve, share_for
+from offline.routing.metrics import calibration_error
+from offline.routing.scenario_rewards import SCENARIOS, RewardScale
 from routers.catalogue import ROUTERS
-from routers.policy import greedy_batch
+from routers.policy.decide import greedy_batch
 from routers.prior import PriorRouter
 from routers.protocol import Outcomes, Prediction, Router
 from routers.rows import positions, prepared, subset, weights

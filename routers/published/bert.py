@@ -4,7 +4,7 @@ The pair's label says whether the model is the query's argmax. 0.1 epoch, step s
 linear fall, decay 0.01, batches of 8. A query is then routed to the model whose *name alone* gives logits nearest, by
 cosine, to those of the *query alone*; the classifier never saw either by itself (FusionFactory's own choice).
 
-Not as published: the encoder is the small one of `routers.bert`, trained from scratch, in place of
+Not as published: the encoder is the small one of `routers.neural.bert`, trained from scratch, in place of
 AmirMohseni/BERT-Router-large-v2, so this is a floor for it; and steps end at `steps` (600), which large pools reach.
 """
 
@@ -16,17 +16,17 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routers.bert import has_text, pooled, required_texts
 from routers.cost_scale import CostScale
-from routers.early_stopping import as_arrays, as_parameters, torch_module
+from routers.neural.bert import has_text, pooled, required_texts
+from routers.neural.early_stopping import as_arrays, as_parameters, torch_module
+from routers.neural.text_backbones import Backbone, small_backbone
+from routers.neural.text_encoder import Shape, arrays_of
+from routers.neural.text_tokens import Tokens
+from routers.neural.text_training import DROPOUT, encoded_with_gradients
 from routers.protocol import F32, Outcomes, Prediction
 from routers.published.labels import Surroundings, rewards, whole_rows
 from routers.rows import subset
 from routers.standing import first, require_settings
-from routers.text_backbones import Backbone, small_backbone
-from routers.text_encoder import Shape, arrays_of
-from routers.text_tokens import Tokens
-from routers.text_training import DROPOUT, encoded_with_gradients
 
 SETTINGS = ("preference", "tokens", "layers", "width", "steps")
 TOKENS, LAYERS, WIDTH, STEPS = 128, 2, 128, 600

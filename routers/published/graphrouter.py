@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routers.cost_scale import CostScale
-from routers.early_stopping import as_parameters, torch_module
-from routers.heads import sigmoid
+from routers.neural.early_stopping import as_parameters, torch_module
+from routers.neural.heads import sigmoid
 from routers.protocol import F32, Outcomes, Prediction
 from routers.published.labels import Reward, Surroundings, rewards, whole_rows
 from routers.standing import first, require_settings

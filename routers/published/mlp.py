@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routers.cost_scale import CostScale
-from routers.heads import sigmoid
+from routers.neural.heads import sigmoid
 from routers.protocol import F32, Outcomes, Prediction, TrainingError
 from routers.published.labels import Surroundings, rewards, whole_rows
 from routers.standing import first, require_settings

@@ -94,7 +94,9 @@ def test_speed_is_measured_on_a_log_of_one_answer_per_query() -> None:
 def test_what_a_result_depends_on_is_the_source_of_its_router_alone() -> None:
     codes = {contender.name: contender.code for contender in contenders(("cluster", "knn"))}
     assert len({codes["cluster"], codes["knn"], codes["random"]}) == 3
-    assert source_digest(["routers.cluster"]) != source_digest(["routers.cluster"], unread=("routers.kmeans",))
+    assert source_digest(["routers.classic.cluster"]) != source_digest(
+        ["routers.classic.cluster"], unread=("routers.estimators.kmeans",)
+    )
     with pytest.raises(ValueError, match="no router is called nonsense"):
         contenders(("nonsense",))
 

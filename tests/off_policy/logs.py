@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from routers.off_policy import F64, LoggedDecisions
+from routers.evidence.off_policy import F64, LoggedDecisions
 from tests.offline_routers.interactions import HashEncoder
 from traffic.records import Candidate, Decision
 

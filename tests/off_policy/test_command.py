@@ -13,8 +13,8 @@ from encoders.protocol import load_encoder
 from offline.commands import deploy_command, evaluate_command
 from registry.artifacts import Artifacts
 from routers.catalogue import KIND
-from routers.cluster import ClusterRouter
-from routers.policy import decide
+from routers.classic.cluster import ClusterRouter
+from routers.policy.decide import decide
 from routers.prior import PriorRouter
 from routers.protocol import Outcomes, Router
 from tests.off_policy.logs import decision

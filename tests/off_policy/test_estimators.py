@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routers.off_policy import (
+from routers.evidence.off_policy import (
     ESTIMATORS,
     F64,
     LoggedDecisions,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from encoders.features import FEATURE_SET
-from offline.off_policy import (
+from offline.outcomes import content_id
+from offline.routing.off_policy import (
     OffPolicyReport,
     compare_routers,
     decisions_from_log,
@@ -18,11 +19,10 @@ from offline.off_policy import (
     held_out,
     utility,
 )
-from offline.outcomes import content_id
-from routers.cluster import ClusterRouter
+from routers.classic.cluster import ClusterRouter
 from routers.cost_scale import CostScale
-from routers.off_policy import OffPolicyError, check_decisions
-from routers.off_policy_targets import target_probabilities
+from routers.evidence.off_policy import OffPolicyError, check_decisions
+from routers.evidence.off_policy_targets import target_probabilities
 from routers.prior import PriorRouter
 from routers.protocol import Outcomes
 from routers.rows import split

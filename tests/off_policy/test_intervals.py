@@ -5,7 +5,14 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from routers.off_policy_intervals import METHODS, Z95, degrees_of_freedom, mean_interval, standard_error, t_quantile
+from routers.evidence.off_policy_intervals import (
+    METHODS,
+    Z95,
+    degrees_of_freedom,
+    mean_interval,
+    standard_error,
+    t_quantile,
+)
 
 
 @pytest.mark.parametrize(

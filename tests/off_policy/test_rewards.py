@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from offline.off_policy import decisions_from_outcomes
-from routers.cluster import ClusterRouter
-from routers.off_policy import LoggedDecisions, OffPolicyError
-from routers.off_policy_rewards import Moments, as_outcomes, cross_fitted, drawn_toward, fold_of, principal
+from offline.routing.off_policy import decisions_from_outcomes
+from routers.classic.cluster import ClusterRouter
+from routers.evidence.off_policy import LoggedDecisions, OffPolicyError
+from routers.evidence.off_policy_rewards import Moments, as_outcomes, cross_fitted, drawn_toward, fold_of, principal
 from tests.off_policy.logs import log_of
 from tests.routers.worlds import skills, world
 

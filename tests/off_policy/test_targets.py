@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline.off_policy import decisions_from_outcomes
+from offline.routing.off_policy import decisions_from_outcomes
 from routers.cost_scale import CostScale
-from routers.off_policy import outside_support
-from routers.off_policy_targets import greedy_among, most_likely, target_probabilities
-from routers.policy import decide
+from routers.evidence.off_policy import outside_support
+from routers.evidence.off_policy_targets import greedy_among, most_likely, target_probabilities
+from routers.policy.decide import decide
 from routers.prior import PriorRouter
 from routers.protocol import Prediction
 from tests.off_policy.logs import log_of

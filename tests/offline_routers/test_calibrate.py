@@ -11,13 +11,13 @@ import typer
 from typer.testing import CliRunner
 
 from encoders.protocol import load_encoder
-from offline.calibrate import LEAST_QUERIES, calibrate
-from offline.calibrate_command import calibrate_command
+from offline.routing.calibrate import LEAST_QUERIES, calibrate
+from offline.routing.calibrate_command import calibrate_command
 from registry.artifacts import Artifacts
 from routers.catalogue import KIND
-from routers.knn import KnnRouter
+from routers.classic.knn import KnnRouter
+from routers.policy.threshold import NAME
 from routers.protocol import Outcomes, TrainingError
-from routers.threshold import NAME
 from tests.gateway.live import HI, fleet
 from tests.offline_routers.interactions import ENCODER, HashEncoder, interaction
 from traffic.records import Interaction

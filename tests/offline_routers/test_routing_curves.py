@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline.routing_curves import (
+from offline.routing.curves import (
     average_recovered,
     choice_entropy,
     gap_closed,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from offline.routing_metrics import calibration_error, gain, oracle_value, random_value, value
+from offline.routing.metrics import calibration_error, gain, oracle_value, random_value, value
 
 RNG = np.random.default_rng(0)
 

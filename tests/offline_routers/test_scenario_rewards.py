@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from offline.scenario_rewards import SCENARIOS, RewardScale
+from offline.routing.scenario_rewards import SCENARIOS, RewardScale
 from routers.protocol import Outcomes
 from routers.rows import subset
 

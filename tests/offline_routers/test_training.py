@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from encoders.protocol import load_encoder
 from offline.commands import deploy_command, evaluate_command, train_command
-from offline.evaluate_router import Evaluation, evaluate
-from offline.train_router import train
+from offline.routing.evaluate import Evaluation, evaluate
+from offline.routing.train_router import train
 from registry.artifacts import Artifacts
 from routers.catalogue import KIND, load_router
 from routers.protocol import TrainingError

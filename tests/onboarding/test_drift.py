@@ -11,14 +11,14 @@ import typer
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from offline.drift_command import DRIFTED, drift_command
 from offline.outcomes import outcomes_from_log
-from offline.watch_drift import lines, watch
+from offline.routing.drift_command import DRIFTED, drift_command
+from offline.routing.watch_drift import lines, watch
 from registry.artifacts import Artifacts
 from registry.drift_records import DriftRecord, read_drift, since_by_arm, write_drift
 from routers.catalogue import KIND
 from routers.cost_scale import CostScale
-from routers.drift import BETS, Detector, Reference, find_change, located, reference_of, split_reference
+from routers.evidence.drift import BETS, Detector, Reference, find_change, located, reference_of, split_reference
 from routers.prior import PriorRouter
 from routers.protocol import Prediction, TrainingError
 from tests.offline_routers.interactions import ENCODER, HashEncoder, interaction, score, written
@@ -159,7 +159,7 @@ async def test_a_changed_arm_is_found_in_the_log_and_its_past_is_left_out(
 ) -> None:
     await drifting_log(tmp_path)
     version = deployed(tmp_path)
-    monkeypatch.setattr("offline.drift_command.load_encoder", lambda _: HashEncoder())
+    monkeypatch.setattr("offline.routing.drift_command.load_encoder", lambda _: HashEncoder())
     app = typer.Typer()
     app.command("drift")(drift_command)
     monkeypatch.setattr("asyncio.run", run_in_thread)

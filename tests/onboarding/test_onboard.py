@@ -18,8 +18,8 @@ from typer.testing import CliRunner, Result
 
 from encoders.query_text import content_text
 from offline.commands import train_command
-from offline.onboard_command import onboard_command
 from offline.questions import questions_from_log
+from offline.routing.onboard_command import onboard_command
 from registry.artifacts import Artifacts
 from routers.catalogue import KIND, load_router
 from tests.gateway.live import fleet, until

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from registry.artifacts import Artifacts
 from routers.catalogue import KIND, load_router
-from routers.cluster import ClusterRouter
-from routers.knn import KnnRouter
-from routers.onboarded import OnboardedRouter, ProbeResults, add_arm, lengthening, of_arms
+from routers.classic.cluster import ClusterRouter
+from routers.classic.knn import KnnRouter
+from routers.onboarding.onboarded import OnboardedRouter, ProbeResults, add_arm, lengthening, of_arms
+from routers.onboarding.probes import SPREAD, choose_probes, expected
 from routers.prior import PriorRouter
-from routers.probes import SPREAD, choose_probes, expected
 from routers.protocol import Outcomes, Prediction, Router, TrainingError
 from routers.rows import subset
 from tests.routers.worlds import masked, world

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import tokamak
 from encoders.protocol import load_encoder
 from offline.commands import train_command
-from offline.rollout_commands import jobs_app, rollout_app
+from offline.routing.rollout_commands import jobs_app, rollout_app
 from registry.artifacts import Artifacts
 from registry.jobs import Jobs
 from routers.prior import PriorRouter

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from offline.automatic import BY, COLD_START, Automatic
+from offline.routing.automatic import BY, COLD_START, Automatic
 from offline.worker import Worker
 from registry.artifacts import Artifacts
 from registry.job_kinds import TRAIN_ROUTER

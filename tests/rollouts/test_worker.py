@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from offline.job_work import JobWork, Runner
-from offline.train_job import run_train_router
+from offline.routing.train_job import run_train_router
 from offline.worker import RUNNERS, Worker
 from registry.artifacts import Artifacts
 from registry.job_kinds import TRAIN_ROUTER
@@ -182,7 +182,7 @@ def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
 def test_a_base_install_trains_what_it_can_and_says_what_would_be_better(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("offline.train_router.find_spec", lambda name: None)
+    monkeypatch.setattr("offline.routing.train_router.find_spec", lambda name: None)
     written(tmp_path, explored(QUESTIONS))
     job = done(tmp_path, submitted(tmp_path, router=None))
     assert job.result is not None, job.error
@@ -208,7 +208,7 @@ def test_a_cancelled_job_is_broken_off_in_the_middle(tmp_path: Path) -> None:
 HELD_SCRIPT = """
 import sys, time
 from pathlib import Path
-from offline.train_job import run_train_router
+from offline.routing.train_job import run_train_router
 from offline.worker import Worker
 from registry.worker_settings import settings_from
 import os

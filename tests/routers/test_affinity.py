@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.arms import Arm, Model, Prices
-from routers.affinity import MARGIN, Conversations, Turn, cold_prefix_usd, switch_prices
+from routers.policy.affinity import MARGIN, Conversations, Turn, cold_prefix_usd, switch_prices
 
 CACHED = Prices(10.0, 40.0, cached_input_per_1m=1.0)
 SMALL, LARGE = Model("small", (), prices=Prices(1.0, 4.0)), Model("large", (), ("direct", "think"), CACHED)

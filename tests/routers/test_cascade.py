@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routers.cascade import Escalations, holds_json, matches, mean_logprob, pays
+from routers.policy.cascade import Escalations, holds_json, matches, mean_logprob, pays
 
 SCHEMA = {
     "type": "object", "required": ["name", "age"], "additionalProperties": False,

@@ -9,15 +9,15 @@ import pytest
 
 from encoders.features import FEATURE_SET, query_features
 from routers.catalogue import ROUTERS
-from routers.elo import EloRouter, monotone, ratings
-from routers.gbm import Bins, boosted
-from routers.irt import IrtRouter
-from routers.least_squares import Normal, is_shared, normal, slopes, solve, within
-from routers.matrix_factorisation import MatrixFactorisationRouter
-from routers.pairs import Pairs, compared
+from routers.classic.elo import EloRouter, monotone, ratings
+from routers.classic.gbm import Bins, boosted
+from routers.classic.irt import IrtRouter
+from routers.classic.matrix_factorisation import MatrixFactorisationRouter
+from routers.classic.regression import Lesson
+from routers.classic.ridge import RidgeRouter
+from routers.estimators.least_squares import Normal, is_shared, normal, slopes, solve, within
+from routers.estimators.pairs import Pairs, compared
 from routers.protocol import Outcomes, Router, TrainingError
-from routers.regression import Lesson
-from routers.ridge import RidgeRouter
 from routers.rows import subset
 from tests.routers.worlds import TOPICS, masked, skills, topic_vectors, world
 

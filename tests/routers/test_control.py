@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.arms import Arm, Model
-from routers.control import Control, as_asked, asked, twin_of
-from routers.policy import Choice, drawn
+from routers.policy.control import Control, as_asked, asked, twin_of
+from routers.policy.decide import Choice, drawn
 from traffic.records import Candidate
 
 MODELS = {name: Model(name, ()) for name in ("small", "large", "closed")}

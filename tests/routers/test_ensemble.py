@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from encoders.features import FEATURE_SET, NAMES, TAG
-from routers.ensemble import EnsembleRouter
-from routers.ensemble_forest import Forest, node_sums, node_values, walker
-from routers.ensemble_margin import chosen_margin, guarded
-from routers.ensemble_novelty import Novelty
-from routers.ensemble_tags import Tags
+from routers.ensemble.forest import Forest, node_sums, node_values, walker
+from routers.ensemble.margin import chosen_margin, guarded
+from routers.ensemble.novelty import Novelty
+from routers.ensemble.router import EnsembleRouter
+from routers.ensemble.tags import Tags
 from routers.protocol import F32, Outcomes, TrainingError
 from tests.routers.worlds import world
 

@@ -15,21 +15,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoders.protocol import EncoderUnavailable
-from routers.affine import fitted_lines
-from routers.bert import BertRouter, pooled
 from routers.catalogue import ROUTERS
-from routers.early_stopping import as_parameters, torch_module
 from routers.expense import Expense
-from routers.graph_nodes import Edges, Maps, known, llm_nodes
-from routers.graph_training import _loss, predicted
-from routers.graphrouter import GraphRouter
-from routers.heads import HeldOut, chosen_strength, fitted_heads, log_loss, sigmoid
+from routers.neural.affine import fitted_lines
+from routers.neural.bert import BertRouter, pooled
+from routers.neural.early_stopping import as_parameters, torch_module
+from routers.neural.graph_nodes import Edges, Maps, known, llm_nodes
+from routers.neural.graph_training import _loss, predicted
+from routers.neural.graphrouter import GraphRouter
+from routers.neural.heads import HeldOut, chosen_strength, fitted_heads, log_loss, sigmoid
+from routers.neural.routerdc import good_and_bad
+from routers.neural.text_backbones import Backbone, named_backbone, small_backbone
+from routers.neural.text_encoder import Shape, encoded
+from routers.neural.text_tokens import Tokens
+from routers.neural.text_training import encoded_with_gradients
 from routers.protocol import Outcomes, Prediction, Router, TrainingError
-from routers.routerdc import good_and_bad
-from routers.text_backbones import Backbone, named_backbone, small_backbone
-from routers.text_encoder import Shape, encoded
-from routers.text_tokens import Tokens
-from routers.text_training import encoded_with_gradients
 from tests.routers.worlds import TOPICS, masked, skills, topic_texts, topic_vectors, world
 
 NEURAL = ("mlp", "graphrouter", "routerdc", "bert")

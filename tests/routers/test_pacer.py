@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from routers.cost_scale import CostScale
-from routers.pacer import DAY_S, Pacer, cumulative
-from routers.policy import Terms, decide
+from routers.policy.decide import Terms, decide
+from routers.policy.pacer import DAY_S, Pacer, cumulative
 from routers.protocol import Prediction
 
 Arms = NDArray[np.intp]

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routers.cost_scale import CostScale
-from routers.policy import COST_UNKNOWN, OVER_BUDGET, TOO_SLOW, NoEligibleArm, Terms, decide, explain, greedy_batch
+from routers.policy.decide import (
+    COST_UNKNOWN,
+    OVER_BUDGET,
+    TOO_SLOW,
+    NoEligibleArm,
+    Terms,
+    decide,
+    explain,
+    greedy_batch,
+)
 from routers.protocol import Prediction
 
 SCALE = CostScale(0.0, 1.0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from routers.catalogue import ROUTERS
-from routers.early_stopping import torch_module
+from routers.neural.early_stopping import torch_module
 from routers.protocol import Outcomes, TrainingError
 from routers.published.bert import PublishedBertRouter
 from routers.published.graphrouter import PublishedGraphRouter, _Graph

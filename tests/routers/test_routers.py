@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.artifacts import ArtifactError, Artifacts
-from routers import knn
 from routers.catalogue import KIND, ROUTERS, load_router
-from routers.cluster import ClusterRouter
-from routers.knn import KnnRouter
+from routers.classic import knn
+from routers.classic.cluster import ClusterRouter
+from routers.classic.knn import KnnRouter
 from routers.prior import PriorRouter
 from routers.protocol import Outcomes, Prediction, Router, TrainingError
 from routers.rows import subset

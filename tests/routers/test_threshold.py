@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routers.protocol import Prediction
-from routers.threshold import (
+from routers.policy.threshold import (
     NAME,
     Pair,
     calibrated,
@@ -18,6 +17,7 @@ from routers.threshold import (
     win_probabilities,
     win_probability,
 )  # fmt: skip
+from routers.protocol import Prediction
 
 UNIT = st.floats(0, 1)
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from routers.shared_credit import Shown, parts
-from routers.uplift import Trials, evidence, moments, uplift
+from routers.evidence.shared_credit import Shown, parts
+from routers.evidence.uplift import Trials, evidence, moments, uplift
 
 
 def dealt(n: int, seed: int, effect: float, *, chance: float = 0.9, mean: float = 0.6, expected: float = 0.5) -> Trials:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.arms import Arm, Model, Prices
-from routers.affinity import Turn
 from routers.cost_scale import CostScale
-from routers.policy import NoEligibleArm
+from routers.policy.affinity import Turn
+from routers.policy.decide import NoEligibleArm
 from routers.protocol import Prediction
 from service.backends.load import Quantiles
 from service.budgets import OVER_DAY

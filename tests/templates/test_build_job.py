@@ -15,10 +15,10 @@ import pytest
 
 from offline.answers import answers_from_log
 from offline.best_answers import Selection, select_answers
-from offline.build_estimate import estimate_build
-from offline.build_templates import build_templates
 from offline.spending import CapReached, Spending
-from offline.summarize import PROMPT_VERSION, Summarizer, SummarizerModel, prompt
+from offline.templates.build import build_templates
+from offline.templates.build_estimate import estimate_build
+from offline.templates.summarize import PROMPT_VERSION, Summarizer, SummarizerModel, prompt
 from offline.worker import RUNNERS, Worker
 from registry.arms import Prices
 from registry.config import ModelConfig, PricesConfig, TemplatesConfig, UpstreamConfig
@@ -214,7 +214,7 @@ def test_a_model_that_is_away_fails_the_job_and_keeps_what_is_done(tmp_path: Pat
 
 SLOW_WORKER = """
 import sys, time
-import offline.build_templates as building
+import offline.templates.build as building
 from offline.worker import Worker
 from registry.worker_settings import settings_from
 import os

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from offline.best_answers import SolvedQuery
-from offline.build_templates import FAILURES_IN_A_ROW, build_templates
-from offline.leave_one_out import search_without_own
-from offline.summarize import BuilderFailed
-from offline.template_text import TextRejected
+from offline.templates.build import FAILURES_IN_A_ROW, build_templates
+from offline.templates.leave_one_out import search_without_own
+from offline.templates.summarize import BuilderFailed
+from offline.templates.text import TextRejected
 from templates_store.create import create_template
 from templates_store.index import load_index
 from templates_store.store import BuildRecord, TemplateStore

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from offline.best_answers import SolvedQuery
-from offline.extract_template import ExtractiveBuilder
-from offline.template_text import TextRejected, read_parts, split_sentences
+from offline.templates.extract import ExtractiveBuilder
+from offline.templates.text import TextRejected, read_parts, split_sentences
 from tests.templates.solved import ANSWERS, solved
 
 SPEED = (

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from offline.build_templates import BuildReport, build_templates
-from offline.summarize import Summarizer, SummarizerModel
-from offline.template_text import TextRejected, validated
+from offline.templates.build import BuildReport, build_templates
+from offline.templates.summarize import Summarizer, SummarizerModel
+from offline.templates.text import TextRejected, validated
 from templates_store.augment import augment
 from templates_store.index import load_index
 from templates_store.sanitize import TAG_WORD, sanitize

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from offline.summarize import BuilderFailed, Summarizer, SummarizerModel, prompt
-from offline.template_text import TextRejected
+from offline.templates.summarize import BuilderFailed, Summarizer, SummarizerModel, prompt
+from offline.templates.text import TextRejected
 from tests.templates.solved import ANSWERS, GOOD, TANK, solved
 from tests.upstream.answers import answer, failing
 from tests.upstream.script import close_before_headers, fixed

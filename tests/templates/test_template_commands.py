@@ -9,7 +9,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner, Result
 
-from offline.template_commands import templates_app
+from offline.templates.commands import templates_app
 from templates_store.index_files import INDEX_FOLDER, read_index
 from templates_store.store import STORE_FILE, TemplateStore
 from tests.templates.solved import ANSWERS, GOOD, TANK

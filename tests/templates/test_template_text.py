@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from offline.template_text import TextRejected, given_away, options, read_parts, shares_run, validated
+from offline.templates.text import TextRejected, given_away, options, read_parts, shares_run, validated
 from tests.templates.solved import GOOD, solved
 
 GRAVITY = "gravity acts equally on all objects"

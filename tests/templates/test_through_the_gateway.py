@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from encoders.protocol import load_encoder
-from offline.template_commands import templates_app
+from offline.templates.commands import templates_app
 from templates_store.create import create_template
 from templates_store.sanitize import TAG_WORD
 from templates_store.store import STORE_FILE, TemplateStore

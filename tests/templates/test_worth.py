@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from offline.outcomes import outcomes_from_log
-from offline.template_floor import NoFloor, calibrate
-from offline.template_trials import LoggedTrials, trials_from_log
-from offline.template_worth import apply, measure, measured
+from offline.templates.floor import NoFloor, calibrate
+from offline.templates.trials import LoggedTrials, trials_from_log
+from offline.templates.worth import apply, measure, measured
 from routers.protocol import F32
 from templates_store.store import STORE_FILE, TemplateStore
 from templates_store.template import Template, Worth

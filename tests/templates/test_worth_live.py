@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from encoders.protocol import load_encoder
-from offline.template_commands import templates_app
+from offline.templates.commands import templates_app
 from offline.worker import Worker
 from registry.job_kinds import TEMPLATE_WORTH
 from registry.jobs import Jobs

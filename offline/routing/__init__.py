@@ -1,0 +1,1 @@
+"""Routers offline: train, evaluate, judge by logged decisions, onboard, watch for drift."""

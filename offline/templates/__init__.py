@@ -1,0 +1,1 @@
+"""Thought templates offline: build, measure, judge by worth, take out of use."""

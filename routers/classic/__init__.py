@@ -1,0 +1,1 @@
+"""The routers that need no gradient descent: clusters, neighbours, regressions, factorisations, trees."""

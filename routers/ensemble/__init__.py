@@ -1,0 +1,1 @@
+"""The default router: an ensemble chosen by nested validation inside its training data."""

@@ -1,0 +1,1 @@
+"""Arithmetic that several routers fit with: shrinkage, k-means, least squares, pairs, uncertainty."""

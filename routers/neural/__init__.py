@@ -1,0 +1,1 @@
+"""The routers that are trained by gradient descent, and what they share."""

@@ -1,0 +1,1 @@
+"""A new arm from a few dozen scored prompts."""

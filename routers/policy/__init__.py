@@ -1,0 +1,1 @@
+"""From predictions to a decision: preference, budget, affinity, cascade, thresholds, exploration."""
