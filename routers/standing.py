@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from routers.cost_scale import CostScale
 from routers.expense import Expense
 from routers.prior import PriorRouter
 from routers.protocol import F32, Outcomes, Prediction, TrainingError
@@ -72,6 +74,37 @@ class Standing:
         means = (arrays["typical_quality"], arrays["typical_std"])
         place = (tuple(meta["arms"]), meta["encoder"], int(meta["dim"]), meta["feature_set"])
         return cls(*place, *means, Expense.from_arrays(arrays))
+
+
+class BatchRouter(ABC):
+    """Base of the routers to which one query is a batch of one."""
+
+    @abstractmethod
+    def predict_batch(
+        self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
+    ) -> Prediction:
+        """See `routers.protocol.Router.predict_batch`."""
+
+    def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
+        """See `routers.protocol.Router.predict`."""
+        return first(self.predict_batch(vector[None], None if features is None else features[None], [text]))
+
+
+class StandingRouter(BatchRouter):
+    """Base of the routers that hold a `Standing` beside what they learned."""
+
+    name: ClassVar[str]
+
+    def __init__(self, standing: Standing) -> None:
+        self.standing = standing
+        self.arms = standing.arms
+        self.encoder = standing.encoder
+        self.dim = standing.dim
+        self.cost_scale: CostScale = standing.expense.cost_scale
+
+    def meta(self) -> dict[str, Any]:
+        """See `routers.protocol.Router.meta`."""
+        return self.standing.meta(self.name)
 
 
 def without_direction(vectors: F32) -> NDArray[np.bool_]:

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routers.cost_scale import CostScale
 from routers.neural.early_stopping import (
     Plan,
     as_parameters,
@@ -31,7 +30,7 @@ from routers.neural.text_tokens import Tokens
 from routers.neural.text_training import DROPOUT, encoded_with_gradients, length_groups
 from routers.protocol import F32, Outcomes, Prediction, TrainingError
 from routers.rows import prepared, subset, weights
-from routers.standing import Standing, first, require_settings
+from routers.standing import Standing, StandingRouter, require_settings
 
 SETTINGS = ("backbone", "epochs", "tokens", "layers", "width")
 EPOCHS, TOKENS, LAYERS, WIDTH = 5, 128, 2, 128
@@ -41,17 +40,13 @@ RATE, NAMED_RATE = 5e-4, 5e-5
 HEAD_WEIGHTS, HEAD_LEVELS = "head", "head_levels"
 
 
-class BertRouter:
+class BertRouter(StandingRouter):
     """Predicts from the text: an encoder of a few layers, then a product with the heads."""
 
     name: ClassVar[str] = "bert"
 
     def __init__(self, standing: Standing, backbone: Backbone, heads: Heads) -> None:
-        self.standing = standing
-        self.arms = standing.arms
-        self.encoder = standing.encoder
-        self.dim = standing.dim
-        self.cost_scale: CostScale = standing.expense.cost_scale
+        super().__init__(standing)
         self.backbone = backbone
         self.heads = heads
 
@@ -88,10 +83,6 @@ class BertRouter:
         heads = fitted_heads(pooled(backbone, texts), spoken.quality, weights(spoken), strength)
         return cls(standing, backbone, heads)
 
-    def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
-        """See `routers.protocol.Router.predict`."""
-        return first(self.predict_batch(vector[None], None if features is None else features[None], [text]))
-
     def predict_batch(
         self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
     ) -> Prediction:
@@ -112,7 +103,7 @@ class BertRouter:
 
     def meta(self) -> dict[str, Any]:
         """See `routers.protocol.Router.meta`."""
-        return self.standing.meta(self.name) | {"shape": self.backbone.shape._asdict()}
+        return super().meta() | {"shape": self.backbone.shape._asdict()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> Self:

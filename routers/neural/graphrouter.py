@@ -38,7 +38,7 @@ from routers.neural.graph_training import trained_maps
 from routers.neural.heads import LEAST_STD, sigmoid
 from routers.protocol import F32, Outcomes, Prediction, TrainingError
 from routers.rows import prepared, weights
-from routers.standing import Standing, first, require_settings, without_direction
+from routers.standing import Standing, StandingRouter, require_settings, without_direction
 
 SETTINGS = ("tasks", "steps")
 TASKS, STEPS, RANK = 24, 600, 64
@@ -56,17 +56,13 @@ class Network(NamedTuple):
     maps: Maps
 
 
-class GraphRouter:
+class GraphRouter(StandingRouter):
     """Predicts from the query's projection and one vector per LLM."""
 
     name: ClassVar[str] = "graphrouter"
 
     def __init__(self, standing: Standing, network: Network, nodes: Nodes) -> None:
-        self.standing = standing
-        self.arms = standing.arms
-        self.encoder = standing.encoder
-        self.dim = standing.dim
-        self.cost_scale: CostScale = standing.expense.cost_scale
+        super().__init__(standing)
         self.network = network
         self.nodes = nodes
 
@@ -121,10 +117,6 @@ class GraphRouter:
         )
         return type(self)(grown, self.network, self.nodes.beside(added))
 
-    def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
-        """See `routers.protocol.Router.predict`."""
-        return first(self.predict_batch(vector[None], None if features is None else features[None]))
-
     def predict_batch(
         self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
     ) -> Prediction:
@@ -148,7 +140,7 @@ class GraphRouter:
 
     def meta(self) -> dict[str, Any]:
         """See `routers.protocol.Router.meta`."""
-        return self.standing.meta(self.name) | {"tasks": len(self.network.tasks.centers)}
+        return super().meta() | {"tasks": len(self.network.tasks.centers)}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> Self:

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routers.cost_scale import CostScale
 from routers.inputs import Inputs
 from routers.neural.early_stopping import (
     Plan,
@@ -29,25 +28,21 @@ from routers.neural.early_stopping import (
 from routers.neural.heads import STRENGTHS, Heads, HeldOut, chosen_strength, fitted_heads, log_loss, logit, sigmoid
 from routers.protocol import F32, Outcomes, Prediction
 from routers.rows import prepared, weights
-from routers.standing import Standing, first, require_settings, without_direction
+from routers.standing import Standing, StandingRouter, require_settings, without_direction
 
 SETTINGS = ("hidden", "epochs")
 HIDDEN, EPOCHS = 64, 40
 PATIENCE, BATCH, RATE, DECAY = 4, 256, 1e-3, 0.1
 
 
-class MlpRouter:
+class MlpRouter(StandingRouter):
     """Predicts in two products of a matrix and a vector, and one for the standard error."""
 
     name: ClassVar[str] = "mlp"
 
     def __init__(self, standing: Standing, inputs: Inputs, layer: tuple[F32, F32], heads: Heads) -> None:
         """`layer`: weights [P, H] and bias [H] of the hidden layer."""
-        self.standing = standing
-        self.arms = standing.arms
-        self.encoder = standing.encoder
-        self.dim = standing.dim
-        self.cost_scale: CostScale = standing.expense.cost_scale
+        super().__init__(standing)
         self.inputs = inputs
         self.layer = layer
         self.heads = heads
@@ -65,10 +60,6 @@ class MlpRouter:
         heads = fitted_heads(representation, outcomes.quality, weights(outcomes), strength)
         return cls(standing, inputs, layer, heads)
 
-    def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
-        """See `routers.protocol.Router.predict`."""
-        return first(self.predict_batch(vector[None], None if features is None else features[None]))
-
     def predict_batch(
         self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
     ) -> Prediction:
@@ -83,7 +74,7 @@ class MlpRouter:
 
     def meta(self) -> dict[str, Any]:
         """See `routers.protocol.Router.meta`."""
-        return self.standing.meta(self.name) | {"hidden": len(self.layer[1])}
+        return super().meta() | {"hidden": len(self.layer[1])}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> Self:

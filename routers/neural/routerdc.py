@@ -22,7 +22,6 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routers.cost_scale import CostScale
 from routers.estimators.kmeans import centroids
 from routers.estimators.shrinkage import group_sums, quality_means
 from routers.inputs import Inputs
@@ -30,7 +29,7 @@ from routers.neural.affine import Affine, fitted_lines
 from routers.neural.early_stopping import Plan, as_parameters, can_stop, descended, inner_split, torch_module
 from routers.protocol import F32, Outcomes, Prediction
 from routers.rows import prepared, weights
-from routers.standing import Standing, first, require_settings, without_direction
+from routers.standing import Standing, StandingRouter, require_settings, without_direction
 
 SETTINGS = ("width", "epochs", "clusters")
 WIDTH, EPOCHS, CLUSTERS = 64, 30, 16
@@ -51,18 +50,14 @@ class Contrast(NamedTuple):
     groups: NDArray[np.intp]
 
 
-class DualContrastiveRouter:
+class DualContrastiveRouter(StandingRouter):
     """Predicts from a projection, a product with the keys, and a line per arm."""
 
     name: ClassVar[str] = "routerdc"
 
     def __init__(self, standing: Standing, inputs: Inputs, projection: F32, keys: F32, lines: Affine) -> None:
         """`projection` [P, D]; `keys` [M, D], unit rows."""
-        self.standing = standing
-        self.arms = standing.arms
-        self.encoder = standing.encoder
-        self.dim = standing.dim
-        self.cost_scale: CostScale = standing.expense.cost_scale
+        super().__init__(standing)
         self.inputs = inputs
         self.projection = projection
         self.keys = keys
@@ -94,10 +89,6 @@ class DualContrastiveRouter:
         lines = fitted_lines(similarities, judge.quality, weights(judge), standing.quality)
         return cls(standing, inputs, projection, keys, lines)
 
-    def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
-        """See `routers.protocol.Router.predict`."""
-        return first(self.predict_batch(vector[None], None if features is None else features[None]))
-
     def predict_batch(
         self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
     ) -> Prediction:
@@ -113,7 +104,7 @@ class DualContrastiveRouter:
 
     def meta(self) -> dict[str, Any]:
         """See `routers.protocol.Router.meta`."""
-        return self.standing.meta(self.name) | {"width": self.keys.shape[1]}
+        return super().meta() | {"width": self.keys.shape[1]}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> Self:

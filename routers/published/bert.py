@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routers.cost_scale import CostScale
 from routers.neural.bert import has_text, pooled, required_texts
 from routers.neural.early_stopping import as_arrays, as_parameters, torch_module
 from routers.neural.text_backbones import Backbone, small_backbone
@@ -24,9 +23,10 @@ from routers.neural.text_encoder import Shape, arrays_of
 from routers.neural.text_tokens import Tokens
 from routers.neural.text_training import DROPOUT, encoded_with_gradients
 from routers.protocol import F32, Outcomes, Prediction
+from routers.published.base import PublishedRouter
 from routers.published.labels import Surroundings, rewards, whole_rows
 from routers.rows import subset
-from routers.standing import first, require_settings
+from routers.standing import require_settings
 
 SETTINGS = ("preference", "tokens", "layers", "width", "steps")
 TOKENS, LAYERS, WIDTH, STEPS = 128, 2, 128, 600
@@ -34,19 +34,14 @@ EPOCHS, BATCH, RATE, DECAY, WARM_UP = 0.1, 8, 2e-5, 0.01, 500
 HEAD, HEAD_BIAS = "head", "head_bias"
 
 
-class PublishedBertRouter:
+class PublishedBertRouter(PublishedRouter):
     """Scores are (1 + cosine) / 2. A query without text gets the same score for all arms."""
 
     name: ClassVar[str] = "published-bert"
-    fits_preference: ClassVar[bool] = True
 
     def __init__(self, surroundings: Surroundings, backbone: Backbone, head: tuple[F32, F32], names: F32) -> None:
         """`head` [H, 2] and [2]; `names` [M, 2], unit rows: the directions of the names' logits."""
-        self.surroundings = surroundings
-        self.arms = surroundings.arms
-        self.encoder = surroundings.encoder
-        self.dim = surroundings.dim
-        self.cost_scale: CostScale = surroundings.cost_scale
+        super().__init__(surroundings)
         self.backbone = backbone
         self.head = head
         self.names = names
@@ -75,10 +70,6 @@ class PublishedBertRouter:
         names = _directions(pooled(backbone, outcomes.arms), head)
         return cls(Surroundings.learned(outcomes, preference), backbone, head, names)
 
-    def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
-        """See `routers.protocol.Router.predict`."""
-        return first(self.predict_batch(vector[None], None, [text]))
-
     def predict_batch(
         self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
     ) -> Prediction:
@@ -99,7 +90,7 @@ class PublishedBertRouter:
 
     def meta(self) -> dict[str, Any]:
         """See `routers.protocol.Router.meta`."""
-        return self.surroundings.meta(self.name) | {"shape": self.backbone.shape._asdict()}
+        return super().meta() | {"shape": self.backbone.shape._asdict()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> Self:

@@ -20,12 +20,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routers.cost_scale import CostScale
 from routers.neural.early_stopping import as_parameters, torch_module
 from routers.neural.heads import sigmoid
 from routers.protocol import F32, Outcomes, Prediction
+from routers.published.base import PublishedRouter
 from routers.published.labels import Reward, Surroundings, rewards, whole_rows
-from routers.standing import first, require_settings
+from routers.standing import require_settings
 
 SETTINGS = ("preference", "maskings", "steps")
 MASKINGS, STEPS = 16, 70
@@ -34,19 +34,14 @@ WIDTH = 2 * HALF
 RATE, DECAY, HIDDEN_SHARE, MOMENTUM, EPSILON = 1e-4, 1e-4, 0.5, 0.1, 1e-5
 
 
-class PublishedGraphRouter:
+class PublishedGraphRouter(PublishedRouter):
     """Predicts from the query's projection, its task's, and one vector per LLM."""
 
     name: ClassVar[str] = "published-graphrouter"
-    fits_preference: ClassVar[bool] = True
 
     def __init__(self, surroundings: Surroundings, query: F32, centers: F32, tasks: F32, arms: F32) -> None:
         """`query` [d + 1, 8], with the bias; `centers` [T, d], unit rows; `tasks` [T, 8]; `arms` [M, 16]."""
-        self.surroundings = surroundings
-        self.arms = surroundings.arms
-        self.encoder = surroundings.encoder
-        self.dim = surroundings.dim
-        self.cost_scale: CostScale = surroundings.cost_scale
+        super().__init__(surroundings)
         self.query = query
         self.centers = centers
         self.tasks = tasks
@@ -62,10 +57,6 @@ class PublishedGraphRouter:
         found.descend(int(settings.get("steps", STEPS)), int(settings.get("maskings", MASKINGS)))
         return cls(Surroundings.learned(outcomes, preference), *found.compiled())
 
-    def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
-        """See `routers.protocol.Router.predict`."""
-        return first(self.predict_batch(vector[None]))
-
     def predict_batch(
         self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
     ) -> Prediction:
@@ -78,10 +69,6 @@ class PublishedGraphRouter:
         """See `routers.protocol.Router.arrays`."""
         own = {"query": self.query, "centers": self.centers, "tasks": self.tasks, "nodes": self.nodes}
         return self.surroundings.arrays() | own
-
-    def meta(self) -> dict[str, Any]:
-        """See `routers.protocol.Router.meta`."""
-        return self.surroundings.meta(self.name)
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> Self:

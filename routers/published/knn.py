@@ -13,26 +13,23 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from routers.cost_scale import CostScale
-from routers.protocol import F32, Outcomes, Prediction, TrainingError
+from routers.protocol import F32, Outcomes, Prediction
+from routers.published.base import PublishedRouter
 from routers.published.labels import Surroundings, rewards, whole_rows
+from routers.standing import require_settings
 
+SETTINGS = ("preference",)
 NEIGHBOURS = 50
 
 
-class PublishedKnnRouter:
+class PublishedKnnRouter(PublishedRouter):
     """Keeps the training vectors and labels. For the zero vector the scores are the shares of the labels over all."""
 
     name: ClassVar[str] = "published-knn"
-    fits_preference: ClassVar[bool] = True
 
     def __init__(self, surroundings: Surroundings, vectors: F32, label: NDArray[np.int32]) -> None:
         """`vectors` [N, d], `label` [N] the arms' indices."""
-        self.surroundings = surroundings
-        self.arms = surroundings.arms
-        self.encoder = surroundings.encoder
-        self.dim = surroundings.dim
-        self.cost_scale: CostScale = surroundings.cost_scale
+        super().__init__(surroundings)
         self.vectors = vectors
         self.label = label
         self._member = np.eye(len(self.arms), dtype=np.float32)[label]
@@ -42,17 +39,11 @@ class PublishedKnnRouter:
     @classmethod
     def fit(cls, outcomes: Outcomes, *, seed: int = 0, **settings: Any) -> Self:
         """See `routers.protocol.Router.fit`. Setting: `preference` (weight of the score in the label, 1.0)."""
-        unknown = sorted(set(settings) - {"preference"})
-        if unknown:
-            raise TrainingError(f"the {cls.name} router has the setting preference, got {unknown}")
+        require_settings(cls.name, settings, SETTINGS)
         preference = float(settings.get("preference", 1.0))
         outcomes = whole_rows(outcomes, preference)
         label = rewards(outcomes, preference).label.astype(np.int32)
         return cls(Surroundings.learned(outcomes, preference), outcomes.vectors, label)
-
-    def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
-        """See `routers.protocol.Router.predict`."""
-        return Prediction(*(column[0] for column in self.predict_batch(vector[None])))
 
     def predict_batch(
         self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
@@ -67,10 +58,6 @@ class PublishedKnnRouter:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See `routers.protocol.Router.arrays`."""
         return self.surroundings.arrays() | {"vectors": self.vectors, "label": self.label}
-
-    def meta(self) -> dict[str, Any]:
-        """See `routers.protocol.Router.meta`."""
-        return self.surroundings.meta(self.name)
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> Self:

@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routers.cost_scale import CostScale
 from routers.neural.heads import sigmoid
 from routers.protocol import F32, Outcomes, Prediction, TrainingError
+from routers.published.base import PublishedRouter
 from routers.published.labels import Surroundings, rewards, whole_rows
-from routers.standing import first, require_settings
+from routers.standing import require_settings
 
 SETTINGS = ("preference", "hidden")
 HIDDEN = 50
@@ -24,19 +24,14 @@ STEEPNESS = 4.0
 LAYERS = ("inner", "inner_bias", "outer", "outer_bias")
 
 
-class PublishedMlpRouter:
+class PublishedMlpRouter(PublishedRouter):
     """Scores are sigmoid(4 (y - 1/2)) of the networks' outputs y: the same order, inside (0, 1)."""
 
     name: ClassVar[str] = "published-mlp"
-    fits_preference: ClassVar[bool] = True
 
     def __init__(self, surroundings: Surroundings, layers: tuple[F32, F32, F32, F32]) -> None:
         """`layers`: [d, M H], [M H], [M, H] and [M]."""
-        self.surroundings = surroundings
-        self.arms = surroundings.arms
-        self.encoder = surroundings.encoder
-        self.dim = surroundings.dim
-        self.cost_scale: CostScale = surroundings.cost_scale
+        super().__init__(surroundings)
         self.layers = layers
 
     @classmethod
@@ -70,10 +65,6 @@ class PublishedMlpRouter:
         a, b, c, d = (np.ascontiguousarray(array, dtype=np.float32) for array in stacked)
         return cls(Surroundings.learned(outcomes, preference), (a, b, c, d))
 
-    def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
-        """See `routers.protocol.Router.predict`."""
-        return first(self.predict_batch(vector[None]))
-
     def predict_batch(
         self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
     ) -> Prediction:
@@ -86,10 +77,6 @@ class PublishedMlpRouter:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See `routers.protocol.Router.arrays`."""
         return self.surroundings.arrays() | dict(zip(LAYERS, self.layers, strict=True))
-
-    def meta(self) -> dict[str, Any]:
-        """See `routers.protocol.Router.meta`."""
-        return self.surroundings.meta(self.name)
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> Self:

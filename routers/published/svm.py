@@ -14,35 +14,30 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routers.cost_scale import CostScale
 from routers.protocol import F32, Outcomes, Prediction, TrainingError
+from routers.published.base import PublishedRouter
 from routers.published.labels import Surroundings, rewards, whole_rows
+from routers.standing import require_settings
 
+SETTINGS = ("preference",)
 STEEPNESS = 4.0
 
 
-class PublishedSvmRouter:
+class PublishedSvmRouter(PublishedRouter):
     """Scores are sigmoid(4 (y - 1/2)) of the regressions' outputs y: the same order, inside (0, 1)."""
 
     name: ClassVar[str] = "published-svm"
-    fits_preference: ClassVar[bool] = True
 
     def __init__(self, surroundings: Surroundings, slope: F32, constant: F32) -> None:
         """`slope` [d, M], `constant` [M]."""
-        self.surroundings = surroundings
-        self.arms = surroundings.arms
-        self.encoder = surroundings.encoder
-        self.dim = surroundings.dim
-        self.cost_scale: CostScale = surroundings.cost_scale
+        super().__init__(surroundings)
         self.slope = slope
         self.constant = constant
 
     @classmethod
     def fit(cls, outcomes: Outcomes, *, seed: int = 0, **settings: Any) -> Self:
         """See `routers.protocol.Router.fit`. Setting: `preference` (weight of the score in the label, 1.0)."""
-        unknown = sorted(set(settings) - {"preference"})
-        if unknown:
-            raise TrainingError(f"the {cls.name} router has the setting preference, got {unknown}")
+        require_settings(cls.name, settings, SETTINGS)
         preference = float(settings.get("preference", 1.0))
         outcomes = whole_rows(outcomes, preference)
         label = rewards(outcomes, preference).label
@@ -63,10 +58,6 @@ class PublishedSvmRouter:
         stacked = np.ascontiguousarray(np.stack(slope, axis=1), dtype=np.float32)
         return cls(Surroundings.learned(outcomes, preference), stacked, np.array(constant, dtype=np.float32))
 
-    def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
-        """See `routers.protocol.Router.predict`."""
-        return Prediction(*(column[0] for column in self.predict_batch(vector[None])))
-
     def predict_batch(
         self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
     ) -> Prediction:
@@ -77,10 +68,6 @@ class PublishedSvmRouter:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See `routers.protocol.Router.arrays`."""
         return self.surroundings.arrays() | {"slope": self.slope, "constant": self.constant}
-
-    def meta(self) -> dict[str, Any]:
-        """See `routers.protocol.Router.meta`."""
-        return self.surroundings.meta(self.name)
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> Self:
