@@ -1,0 +1,1 @@
+"""The live proof of Bohdi: real small models propose domains, ask, answer, and a target learns what it lacks."""
