@@ -17,14 +17,14 @@ from tests.templates.test_best_answers import ROW, chat_answer, logged, scored, 
 from tests.templates.words import ENCODER
 from tests.upstream.answers import answer, failing
 from tests.upstream.server import ScriptedUpstream
-from traffic.log import open_log
+from traffic.stores import open_log
 
 
 @pytest.fixture(autouse=True)
 def _word_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for module in ("template_commands", "template_build_command"):
-        monkeypatch.setattr(f"offline.{module}.load_encoder", lambda name: ENCODER)
+    for module in ("commands", "build_command"):
+        monkeypatch.setattr(f"offline.templates.{module}.load_encoder", lambda name: ENCODER)
 
 
 @pytest.fixture
