@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from hashlib import blake2b
 
 import numpy as np
-from numpy.typing import NDArray
 
 from encoders.protocol import Encoder, Vectors
 from offline.best_answers import NEAR_DUPLICATE
+from offline.minhash import MinHash, Runs, runs_of, shared_part
 from templates_store.template import Template
 
 SAME_TEXT = 0.8
 """Texts with this share of their runs of words in common say the same."""
 _RUN = 3
-_BANDS, _ROWS = 16, 4
-"""With these, texts that are at the limit share a band with a probability of 0.9998, unlike ones (0.2) of 0.03."""
-_SEED = 0
-
-Runs = frozenset[int]
 
 
 class KnownTemplates:
@@ -71,33 +65,24 @@ class KnownTemplates:
 
 class _Texts:
     def __init__(self) -> None:
-        odd = np.random.default_rng(_SEED).integers(1, 2**63, (_BANDS * _ROWS, 2), dtype=np.uint64)
-        self._factors, self._terms = odd[:, :1] | np.uint64(1), odd[:, 1:]
+        self._hashes = MinHash()
         self._bands: dict[tuple[str | None, int, bytes], list[tuple[str, Runs]]] = {}
 
     def add(self, template: Template) -> None:
         runs = _runs(template.text)
-        for place, band in enumerate(self._signature(runs)):
+        for place, band in enumerate(self._hashes.bands(runs)):
             self._bands.setdefault((template.tenant, place, band), []).append((template.id, runs))
 
     def same(self, template: Template) -> str | None:
         runs = _runs(template.text)
-        for place, band in enumerate(self._signature(runs)):
+        for place, band in enumerate(self._hashes.bands(runs)):
             for tenant in {None, template.tenant}:
                 for id_, known in self._bands.get((tenant, place, band), ()):
-                    if len(runs & known) >= SAME_TEXT * len(runs | known):
+                    if shared_part(runs, known) >= SAME_TEXT:
                         return id_
         return None
-
-    def _signature(self, runs: Runs) -> list[bytes]:
-        values: NDArray[np.uint64] = np.fromiter(runs, np.uint64, len(runs))
-        minima = (values * self._factors + self._terms).min(axis=1).reshape(_BANDS, _ROWS)
-        return [row.tobytes() for row in minima]
 
 
 def _runs(text: str) -> Runs:
     """Digests of the runs of three words; of the whole, if there are fewer."""
-    words = re.findall(r"\w+", text.casefold())
-    starts = range(max(len(words) - _RUN + 1, 1))
-    runs = (" ".join(words[start : start + _RUN]).encode() for start in starts)
-    return frozenset(int.from_bytes(blake2b(run, digest_size=8).digest(), "little") for run in runs)
+    return runs_of(re.findall(r"\w+", text.casefold()), _RUN)
