@@ -22,6 +22,7 @@ import numpy as np
 from encoders.features import FEATURE_SET, PLAIN, Features, query_features
 from encoders.protocol import Encoder
 from encoders.request_shape import request_shape
+from offline.left_out import why_left_out
 from routers.protocol import F32, Outcomes, TrainingError
 from traffic.log import TrafficLog
 from traffic.records import Feedback, Interaction, Score, ScoreSource
@@ -251,14 +252,9 @@ def _request(raw: bytes | None) -> dict[str, Any] | None:
 
 def _left_out(interaction: Interaction, said: list[float] | None, encoder: Encoder | None) -> str | None:
     """Why nothing can be learned from this interaction, as a key of the counts; None if something can."""
-    if interaction.outcome != "ok" or interaction.arm is None:
-        return "unanswered"
-    if said is None:
-        return "unscored"
-    if interaction.decision is not None and interaction.decision.arm != interaction.arm:
-        return "fell_back"
-    if interaction.decision is not None and interaction.decision.cascade is not None:
-        return "cascaded"
+    reason = why_left_out(interaction, said, drawn=False)
+    if reason is not None:
+        return reason
     if encoder is None:
         return "no_text" if interaction.vector is None else None
     if interaction.encoder == encoder.hash and interaction.vector is not None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from encoders.features import FEATURE_SET, Features, query_features
 from encoders.protocol import Encoder
+from offline.left_out import REASONS, why_left_out
 from offline.outcomes import content_id, encoded, logged_features, said_values
 from routers.cost_scale import CostScale
 from routers.evidence.off_policy import (
@@ -169,21 +170,13 @@ def decisions_from_log(
     return LogDecisions(_assembled(found, encoder), dict(counts))
 
 
-LEFT_OUT = ("unanswered", "pinned", "unscored", "fell_back", "cascaded", "deterministic", "encoder_mismatch")
+LEFT_OUT = (*REASONS, "deterministic", "encoder_mismatch")
 
 
 def _left_out(interaction: Interaction, values: list[float] | None, encoder: str) -> str | None:
-    decision = interaction.decision
-    if interaction.outcome != "ok" or interaction.arm is None:
-        return "unanswered"
-    if decision is None:
-        return "pinned"
-    if values is None:
-        return "unscored"
-    if decision.arm != interaction.arm:
-        return "fell_back"
-    if decision.cascade is not None:
-        return "cascaded"
+    decision, reason = interaction.decision, why_left_out(interaction, values, drawn=True)
+    if reason is not None or decision is None:
+        return reason
     if any(candidate.eliminated is None and candidate.propensity == 0.0 for candidate in decision.candidates):
         return "deterministic"
     if interaction.encoder == encoder and interaction.vector is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from offline.left_out import REASONS, why_left_out
 from offline.outcomes import content_id, said_values
 from routers.evidence.off_policy import F64
 from routers.evidence.uplift import Trials
@@ -17,9 +18,7 @@ from traffic.records import Candidate, Decision, Interaction, ScoreSource
 
 Indices = NDArray[np.intp]
 
-LEFT_OUT = (
-    "no_templates", "unanswered", "pinned", "unscored", "fell_back", "cascaded", "other_arm", "no_chance",
-)  # fmt: skip
+LEFT_OUT = ("no_templates", *REASONS, "other_arm", "no_chance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +113,11 @@ def _row(interaction: Interaction, said: list[float] | None, known_at: float) ->
     decision, model = interaction.decision, interaction.model
     if not interaction.retrieved:
         return "no_templates"
-    if interaction.outcome != "ok" or model is None:
+    if model is None:
         return "unanswered"
-    if decision is None:
-        return "pinned"
-    if said is None:
-        return "unscored"
-    if decision.arm != interaction.arm:
-        return "fell_back"
-    if decision.cascade is not None:
-        return "cascaded"
+    reason = why_left_out(interaction, said, drawn=True)
+    if reason is not None or decision is None or said is None:
+        return reason or "unscored"
     thought = f"{model}#thought"
     shown = interaction.arm == thought
     expected = tuple(id_ for id_, _ in interaction.retrieved) if shown else ()
