@@ -22,6 +22,7 @@ from routers.estimators.kmeans import centroids
 from routers.estimators.shrinkage import group_sums, quality_means, ratio_means, refined_means
 from routers.protocol import F32, Outcomes, Prediction, TrainingError
 from routers.rows import folds, prepared, subset, weights
+from routers.standing import require_settings
 
 COUNTS = (8, 16, 32, 64, 128, 256)
 """Numbers of clusters that are tried beside one."""
@@ -70,9 +71,7 @@ class ClusterRouter:
 
         Settings `clusters` (int) and `sharpness` (in (0, 60]) fix what is otherwise chosen by cross-validation.
         """
-        unknown = set(settings) - {"clusters", "sharpness"}
-        if unknown:
-            raise TrainingError(f"the cluster router has the settings clusters and sharpness, got {sorted(unknown)}")
+        require_settings(cls.name, settings, ("clusters", "sharpness"))
         outcomes = prepared(outcomes)
         clusters, sharpness = settings.get("clusters"), settings.get("sharpness")
         if clusters is None or sharpness is None:

@@ -21,6 +21,7 @@ from routers.cost_scale import CostScale
 from routers.estimators.shrinkage import group_sums, quality_means, ratio_means
 from routers.protocol import F32, Outcomes, Prediction, TrainingError
 from routers.rows import prepared, weights
+from routers.standing import first, require_settings
 
 NEIGHBOURS = 100
 SHARPNESS = 10.0
@@ -52,9 +53,7 @@ class KnnRouter:
     @classmethod
     def fit(cls, outcomes: Outcomes, *, seed: int = 0, **settings: Any) -> Self:
         """See `routers.protocol.Router.fit`. The setting `neighbours` is k (at least 1, by default 100)."""
-        unknown = set(settings) - {"neighbours"}
-        if unknown:
-            raise TrainingError(f"the knn router has the setting neighbours, got {sorted(unknown)}")
+        require_settings(cls.name, settings, ("neighbours",))
         neighbours = int(settings.get("neighbours", NEIGHBOURS))
         if neighbours < 1:
             raise TrainingError(f"neighbours must be at least 1, got {neighbours}")
@@ -93,7 +92,7 @@ class KnnRouter:
 
     def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
         """See `routers.protocol.Router.predict`."""
-        return Prediction(*(column[0] for column in self.predict_batch(vector[None, :])))
+        return first(self.predict_batch(vector[None, :]))
 
     def predict_batch(
         self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None

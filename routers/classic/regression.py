@@ -6,6 +6,7 @@ standard error from `routers.estimators.uncertainty`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -110,7 +111,7 @@ class Ground:
         return cls(tuple(meta["arms"]), meta["encoder"], meta["feature_set"], *parts)
 
 
-class RegressionRouter:
+class RegressionRouter(ABC):
     """Base of the routers that regress quality on `z`. A subclass defines `fit`, `_quality` and what is `own`."""
 
     name: ClassVar[str]
@@ -128,9 +129,9 @@ class RegressionRouter:
         self.own = own
         self.settings = settings
 
+    @abstractmethod
     def _quality(self, z: F32) -> F32:
         """Predicted mean qualities, [M] of `z` [P] or [n, M] of [n, P]; they are cut to [0, 1] afterwards."""
-        raise NotImplementedError(f"{type(self).__name__} must define _quality")
 
     def predict(self, vector: F32, features: F32 | None = None, text: str | None = None) -> Prediction:
         """See `routers.protocol.Router.predict`."""

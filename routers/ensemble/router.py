@@ -26,8 +26,9 @@ from routers.ensemble.inputs import Inputs
 from routers.ensemble.margin import Trust, guarded
 from routers.ensemble.novelty import Novelty
 from routers.ensemble.tags import Tags
-from routers.protocol import F32, Outcomes, Prediction, TrainingError
+from routers.protocol import F32, Outcomes, Prediction
 from routers.rows import prepared
+from routers.standing import require_settings
 
 NOVELTY = ("centers", "shift", "scale", "limit")
 """Stored arrays of `routers.ensemble.novelty.Novelty`."""
@@ -80,9 +81,7 @@ class EnsembleRouter:
 
         Settings: `trees` (int >= 2) and `min_leaf` (int >= 1, rows of a leaf with every arm observed).
         """
-        unknown = set(settings) - {"trees", "min_leaf"}
-        if unknown:
-            raise TrainingError(f"the ensemble router has the settings trees and min_leaf, got {sorted(unknown)}")
+        require_settings(cls.name, settings, ("trees", "min_leaf"))
         outcomes = prepared(outcomes)
         found = fitted(outcomes, seed, **settings)
         scale = CostScale.learned(outcomes.cost_usd)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from routers.onboarding.probes import Expected, choose_probes, expected
 from routers.protocol import F32, Outcomes, Prediction, Router, TrainingError
 from routers.rows import prepared
+from routers.standing import require_settings
 
 LEVEL = 0.005
 """Variance of a new arm's offset on all queries alike, beside what the known arms differ by."""
@@ -101,9 +102,7 @@ class OnboardedRouter:
         """
         from routers.catalogue import ROUTERS
 
-        unknown = set(settings) - {"base"}
-        if unknown:
-            raise TrainingError(f"the onboarded router has the setting base, got the settings {sorted(unknown)}")
+        require_settings(cls.name, settings, ("base",))
         name = str(settings.get("base", BASE))
         if name not in ROUTERS or name == cls.name:
             raise TrainingError(f"setting base must be one of {', '.join(n for n in ROUTERS if n != cls.name)}")
