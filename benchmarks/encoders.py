@@ -23,7 +23,8 @@ from rich.table import Table
 
 from benchmarks.result_file import write_result
 from benchmarks.routing_probe import METHODS, Floats, Pool, probe, read_pool, shared_folder, task_accuracy
-from encoders.protocol import Encoder, EncoderUnavailable, load_encoder
+from encoders.catalogue import load_encoder
+from encoders.protocol import Encoder, EncoderUnavailable
 
 NAMES = ("static", "onnx", "st:minilm")
 POOLS = (("llmrouter14", None), ("mmlu_pro", "resp_sample"))

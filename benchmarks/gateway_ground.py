@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from encoders.protocol import Encoder, load_encoder
+from encoders.catalogue import load_encoder
+from encoders.protocol import Encoder
 from registry.artifacts import Artifacts
 from registry.config_file import build_pool, parse_config
 from routers.catalogue import KIND

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.result_file import write_result
 from benchmarks.routing_lab.pools import whole
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from offline.outcome_file import outcomes_from_file
 from offline.routing.off_policy import MIN_DISAGREEING, decisions_from_outcomes
 from routers.catalogue import ROUTERS

@@ -28,7 +28,7 @@ from benchmarks.probe_rules import RULES
 from benchmarks.result_file import write_result
 from benchmarks.routing_lab.pools import whole
 from benchmarks.routing_probe import shared_folder
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from offline.outcome_file import outcomes_from_file
 from routers.catalogue import ROUTERS
 from routers.onboarding.onboarded import ProbeResults, add_arm, of_arms

@@ -26,7 +26,7 @@ from benchmarks.routing_lab.report import printed
 from benchmarks.routing_lab.sisters import sister_figures
 from benchmarks.routing_lab.speed import measured_apart
 from benchmarks.routing_lab.summary import Row, bar_of, rows_of
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from routers.catalogue import PLACES
 
 ROOT = Path(__file__).resolve().parents[1]

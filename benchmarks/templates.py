@@ -28,7 +28,8 @@ from benchmarks.templates_lab.questions import Questions, noise, real_questions,
 from benchmarks.templates_lab.speed import Row, cost_per_request, load_seconds, recall, timed
 from benchmarks.templates_lab.stores import Filled, filled
 from benchmarks.templates_lab.visible import visible
-from encoders.protocol import Encoder, Vectors, load_encoder
+from encoders.catalogue import load_encoder
+from encoders.protocol import Encoder, Vectors
 from templates_store.index import load_index
 from templates_store.store import TemplateStore
 

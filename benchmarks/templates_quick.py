@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.result_file import write_result
-from encoders.protocol import Encoder, Vectors, load_encoder
+from encoders.catalogue import load_encoder
+from encoders.protocol import Encoder, Vectors
 from offline.answers import answers_from_file
 from offline.best_answers import NEAR_DUPLICATE, STAGE_ONE, SolvedQuery, best_answers, collapse
 from offline.templates.build import build_templates

@@ -21,7 +21,7 @@ from demo.experiment import EXPLORE, Experiment, Findings, Plan
 from demo.fleet.config import fleet_config
 from demo.plot import PlotUnavailable, draw
 from demo.replay.config import replay_config
-from demo.replay.sample import load_sample
+from demo.replay.load import load_sample
 from demo.stack import Stack, all_feedback_logged, fleet_upstream, gateway, replay_upstream, train
 from demo.workload import FleetWorkload, ReplayWorkload, Workload
 

@@ -14,7 +14,7 @@ import typer
 from demo.fleet.config import OUTCOMES_FILE, fleet_config, fleet_models, spread_config
 from demo.fleet.launch import running_server
 from demo.fleet.vllm import running_vllm, vllm_python
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from offline.outcome_file import outcomes_from_file
 from offline.routing.train_router import train
 from registry.artifacts import Artifacts

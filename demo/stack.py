@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import yaml
 
 from demo.fleet.launch import free_port, stop, wait_healthy
-from traffic.log import open_log
+from traffic.stores import open_log
 
 START_LIMIT_S = 60.0
 FLEET_START_LIMIT_S = 180.0

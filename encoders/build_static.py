@@ -19,9 +19,9 @@ import orjson
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from encoders.catalogue import load_encoder
 from encoders.fit_static import Floats, fit, read_texts, teach, windows
 from encoders.minilm import model_folder, vocabulary
-from encoders.protocol import load_encoder
 from encoders.static import TABLE_FILE, TOKENS_FILE, WEIGHTS, digest_of
 from encoders.wordpiece import WordPiece
 

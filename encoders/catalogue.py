@@ -7,8 +7,16 @@ from encoders.protocol import Encoder
 SENTENCE_PREFIX = "st:"
 
 
-def load(name: str) -> Encoder:
-    """See `encoders.protocol.load_encoder`; each encoder's own dependencies are imported only when it is asked for."""
+def load_encoder(name: str) -> Encoder:
+    """The encoder of that name: `static` (the default), `onnx`, or `st:<path or model name>` (sentence-transformers).
+
+    An encoder's own dependencies are imported only when it is asked for.
+
+    Raises
+    ------
+    EncoderUnavailable: the name is known but its extra is not installed or its weights are missing; says what to do.
+    ValueError: no encoder has this name.
+    """
     if name == "static":
         from encoders.static import StaticEncoder
 

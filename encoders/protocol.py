@@ -39,18 +39,5 @@ class Encoder(Protocol):
         """Float32 array of shape [dim]; equal to `encode([text])[0]`."""
 
 
-def load_encoder(name: str) -> Encoder:
-    """The encoder of that name: `static` (the default), `onnx`, or `st:<path or model name>` (sentence-transformers).
-
-    Raises
-    ------
-    EncoderUnavailable: the name is known but its extra is not installed or its weights are missing; says what to do.
-    ValueError: no encoder has this name.
-    """
-    from encoders.catalogue import load
-
-    return load(name)
-
-
 class EncoderUnavailable(RuntimeError):
     """The encoder is known but cannot be loaded here. The message says which command makes it available."""

@@ -12,7 +12,8 @@ import msgspec
 import typer
 from rich.console import Console
 
-from encoders.protocol import EncoderUnavailable, load_encoder
+from encoders.catalogue import load_encoder
+from encoders.protocol import EncoderUnavailable
 from offline.admin_client import DEFAULT_ADMIN, AdminUrl, queue_training
 from offline.outcome_file import outcomes_from_file, read_prices
 from offline.outcomes import LoggedOutcomes, outcomes_from_log
@@ -24,7 +25,8 @@ from registry.drift_records import read_drift, since_by_arm
 from registry.rollouts import RolloutError, Rollouts, operator
 from routers.catalogue import KIND, load_router
 from routers.protocol import Outcomes
-from traffic.log import LogError, open_log
+from traffic.log import LogError
+from traffic.stores import open_log
 
 DATA_DIR = Path("tokamak-data")
 ARTIFACTS_FOLDER = "artifacts"

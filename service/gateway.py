@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoders.protocol import Encoder, Vectors, load_encoder
+from encoders.catalogue import load_encoder
+from encoders.protocol import Encoder, Vectors
 from registry.artifacts import ArtifactError, Artifacts
 from registry.config import Config
 from registry.config_file import build_pool
@@ -38,7 +39,8 @@ from templates_store.live_index import REFRESH_S, LiveIndex, reindex
 from templates_store.opening import open_store
 from templates_store.store import TemplateStore
 from templates_store.worth import DEFAULT_FLOOR, Floor, FloorUnreadable, read_floor
-from traffic.log import LogError, TrafficLog, open_log
+from traffic.log import LogError, TrafficLog
+from traffic.stores import open_log
 
 if TYPE_CHECKING:
     from encoders.batching import BatchingEncoder

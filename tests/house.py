@@ -89,6 +89,12 @@ def package_of(path: Path, root: Path = ROOT) -> str:
     return ".".join(path.relative_to(root).parent.parts)
 
 
+def module_name(path: Path, root: Path = ROOT) -> str:
+    """The dotted name under which a file is imported."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
 def module_files(module: str, root: Path = ROOT) -> list[Path]:
     """The files that importing `module` runs: its package's `__init__` files and its own; empty if it is not ours."""
     parts = module.split(".")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house import BESIDE, FLOORS, ROOT, imports, package_of, parse, python_files, reached_at_import
+from tests.house import BESIDE, FLOORS, ROOT, imports, module_name, package_of, parse, python_files, reached_at_import
 
 HEAVY = frozenset(
     {"torch", "transformers", "sklearn", "sentence_transformers", "pyarrow", "onnxruntime", "matplotlib", "pandas"}
@@ -35,6 +35,42 @@ def test_a_floor_imports_only_the_floors_below_it(floor: str) -> None:
 def test_the_command_line_imports_nothing_of_the_demo_until_it_is_asked_to() -> None:
     eager = {item.top for item in imports(parse(ROOT / "tokamak.py")) if not item.lazy}
     assert eager.isdisjoint({"demo", "benchmarks", "tests", "offline"})
+
+
+def circles(*floors: str, root: Path = ROOT) -> list[list[str]]:
+    """Modules of the floors that import each other in a circle, lazily or not."""
+    paths = {module_name(path, root): path for path in python_files(*floors, root=root)}
+    imported = {
+        module: {item.module for item in imports(parse(path), package_of(path, root))} & paths.keys() - {module}
+        for module, path in paths.items()
+    }
+    below = {module: reachable(module, imported) for module in imported}
+    found = {frozenset({module} | {other for other in below[module] if module in below[other]}) for module in imported}
+    return sorted(sorted(circle) for circle in found if len(circle) > 1)
+
+
+def reachable(start: str, imported: dict[str, set[str]]) -> set[str]:
+    """The modules that `start` imports, and those that they import, and so on."""
+    reached: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = imported[waiting.pop()] - reached
+        reached |= new
+        waiting += new
+    return reached
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    assert circles(*FLOORS, "demo", "benchmarks") == []
+
+
+def test_a_circle_of_imports_is_found(tmp_path: Path) -> None:
+    (tmp_path / "routers" / "sub").mkdir(parents=True)
+    (tmp_path / "routers" / "one.py").write_text("from routers.sub import two")
+    (tmp_path / "routers" / "sub" / "two.py").write_text("def f():\n    import routers.three")
+    (tmp_path / "routers" / "three.py").write_text("from routers.one import g")
+    (tmp_path / "routers" / "four.py").write_text("from routers.one import g")
+    assert circles("routers", root=tmp_path) == [["routers.one", "routers.sub.two", "routers.three"]]
 
 
 @pytest.mark.parametrize("start", ["service.app", "tokamak"])

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from traffic.export import export_jsonl, write_training_rows
-from traffic.log import LogError, TrafficLog, open_log
+from traffic.log import LogError, TrafficLog
 from traffic.snapshot import snapshot
+from traffic.stores import open_log
 from traffic.summary import summarize
 
 log_app = typer.Typer(no_args_is_help=True, help="Look at the traffic log; take it out as files.")

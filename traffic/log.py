@@ -1,4 +1,4 @@
-"""The contract of the traffic log. `open_log(url)` returns the embedded or the shared one; callers cannot tell which.
+"""The contract of the traffic log. `traffic.stores` opens the embedded or the shared one; callers cannot tell which.
 
 Writing never blocks the caller and never raises on the request path: `append` enqueues, a writer commits in groups.
 `flush` waits until everything appended before it is durable. Reading is for the offline half and the admin API.
@@ -70,16 +70,3 @@ class TrafficLog(Protocol):
     def read_feedback(self, since: float = 0.0, until: float | None = None) -> Iterator[Feedback]: ...
 
     def read_scores(self, since: float = 0.0, until: float | None = None) -> Iterator[Score]: ...
-
-
-def open_log(url: str) -> TrafficLog:
-    """Open the log that `url` names: `sqlite:///path/to/file.db` (embedded) or `redis://host:port/db` (shared)."""
-    if url.startswith("sqlite:///"):
-        from traffic.sqlite_log import SqliteLog
-
-        return SqliteLog(url.removeprefix("sqlite:///"))
-    if url.startswith(("redis://", "rediss://")):
-        from traffic.redis_log import RedisLog
-
-        return RedisLog(url)
-    raise ValueError(f"log url must start with sqlite:/// or redis://, got {url!r}")

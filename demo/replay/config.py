@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from demo.replay.sample import ReplaySample, load_sample
+from demo.replay.load import load_sample
+from demo.replay.sample import ReplaySample
 from registry.config import Config
 
 UPSTREAM = "replay"

@@ -180,27 +180,6 @@ def bundled_samples() -> tuple[str, ...]:
     return tuple(sorted(path.name.removesuffix(".jsonl.gz") for path in BUNDLED.glob("*.jsonl.gz")))
 
 
-def load_sample(name: str | Path) -> ReplaySample:
-    """Read a bundled sample by its name, or a file by its path (`.jsonl.gz`, or `.parquet` with pyarrow installed).
-
-    Raises
-    ------
-    SampleError: no such sample or file, a damaged file, or pyarrow is missing.
-    """
-    path = Path(name)
-    if path.suffix == ".parquet":
-        from demo.replay.parquet import read_parquet
-
-        return read_parquet(path)
-    if path.suffix != ".gz":
-        path = BUNDLED / f"{name}.jsonl.gz"
-        if not path.is_file():
-            raise SampleError(
-                f"no bundled sample {str(name)!r}; there are {', '.join(bundled_samples())}, or give a file"
-            )
-    return read_bundle(path)
-
-
 def read_bundle(path: Path) -> ReplaySample:
     """Read a gzip JSON lines file written by `write_bundle`. Raises SampleError."""
     try:

@@ -17,7 +17,8 @@ import orjson
 import uvicorn
 
 from demo.replay.completion import EXTENSION, Completion
-from demo.replay.sample import ReplaySample, SampleError, bundled_samples, load_sample
+from demo.replay.load import load_sample
+from demo.replay.sample import ReplaySample, SampleError, bundled_samples
 from encoders.query_text import content_text
 
 Scope = MutableMapping[str, Any]
@@ -108,7 +109,7 @@ class ReplayApp:
             name, count = self.sample.header.name, len(self.sample.queries)
             message = (
                 f"the last user message is not one of the {count} logged queries of {name!r}: a replay can only answer "
-                f"what was logged. Take one from demo.replay.sample.load_sample({name!r}).queries. Got {text[:80]!r}"
+                f"what was logged. Take one from demo.replay.load.load_sample({name!r}).queries. Got {text[:80]!r}"
             )
             raise Refusal(404, message, "query_not_logged", "messages")
         reply = self.sample.reply(query, model)

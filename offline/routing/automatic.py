@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from encoders.protocol import EncoderUnavailable, load_encoder
+from encoders.catalogue import load_encoder
+from encoders.protocol import EncoderUnavailable
 from registry.artifacts import ArtifactError, Artifacts, Manifest
 from registry.job_kinds import TRAIN_ROUTER, TrainArguments
 from registry.jobs import JobConflict, Jobs, JobsError
@@ -21,7 +22,8 @@ from registry.rollout_report import RolloutReport, compare_versions
 from registry.rollouts import Rollout, RolloutError, Rollouts, Trial
 from registry.worker_settings import WorkerSettings
 from routers.catalogue import KIND, load_router
-from traffic.log import LogError, TrafficLog, open_log
+from traffic.log import LogError, TrafficLog
+from traffic.stores import open_log
 
 logger = logging.getLogger("tokamak.automatic")
 

@@ -21,7 +21,7 @@ from offline.routing.calibrate import calibrate
 from registry.artifacts import Artifacts
 from routers.catalogue import KIND, load_router
 from routers.protocol import TrainingError
-from traffic.log import open_log
+from traffic.stores import open_log
 
 
 @explaining

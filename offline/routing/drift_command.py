@@ -8,14 +8,14 @@ from typing import Annotated
 import msgspec
 import typer
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from offline.commands import ARTIFACTS_FOLDER, DATA_DIR, AsJson, DataDir, EncoderName, Log, explaining, log_url
 from offline.routing.watch_drift import lines, watch
 from registry.artifacts import Artifacts
 from registry.drift_records import DriftRecord, write_drift
 from routers.catalogue import KIND, load_router
 from routers.evidence.drift import RUN_LENGTH
-from traffic.log import open_log
+from traffic.stores import open_log
 
 DRIFTED = 3
 """Exit code of `tokamak drift` when an arm has changed, for timers and alerts."""

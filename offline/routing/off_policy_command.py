@@ -15,7 +15,7 @@ from offline.routing.off_policy import LogDecisions, OffPolicyReport, compare_ro
 from registry.artifacts import Artifacts, Manifest
 from routers.catalogue import KIND, load_router
 from routers.evidence.off_policy import Estimate
-from traffic.log import open_log
+from traffic.stores import open_log
 
 NO_VERDICT = 3
 """Exit code where the log says too little for a verdict."""

@@ -10,7 +10,8 @@ from typing import Annotated, NamedTuple
 import msgspec
 import typer
 
-from encoders.protocol import Encoder, load_encoder
+from encoders.catalogue import load_encoder
+from encoders.protocol import Encoder
 from offline.answers import AnswersUnreadable
 from offline.ask_model import OVER_BUDGET, Asking, Report, read_answers
 from offline.commands import (
@@ -49,7 +50,7 @@ from registry.config_file import build_pool, load_config
 from routers.catalogue import KIND, load_router
 from routers.onboarding.probes import PROBES
 from routers.protocol import Outcomes
-from traffic.log import open_log
+from traffic.stores import open_log
 
 MOST_PROBES = 512
 

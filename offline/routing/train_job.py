@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from encoders.protocol import Encoder, load_encoder
+from encoders.catalogue import load_encoder
+from encoders.protocol import Encoder
 from offline.job_work import JobWork
 from offline.outcomes import LoggedOutcomes, outcomes_from_log
 from offline.routing.evaluate import HELD_OUT
@@ -21,7 +22,8 @@ from registry.job_kinds import TrainArguments, train_arguments
 from registry.rollouts import Rollouts
 from routers.catalogue import KIND, load_router
 from routers.protocol import Router, TrainingError
-from traffic.log import TrafficLog, open_log
+from traffic.log import TrafficLog
+from traffic.stores import open_log
 
 SQLITE = "sqlite:///"
 

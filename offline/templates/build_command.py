@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from offline.admin_client import DEFAULT_ADMIN, Admin, AdminUrl
 from offline.answers import answers_from_file
 from offline.best_answers import SELECTIONS, Selection

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from offline.job_work import JobWork
 from offline.templates.build_work import Build, Writer, logged_answers, writer_of
 from registry.job_kinds import BuildArguments, build_arguments

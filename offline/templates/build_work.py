@@ -18,7 +18,8 @@ from registry.arms import Pool, Prices
 from templates_store.erasure import erased_from
 from templates_store.store import BuildRecord, TemplateStore
 from templates_store.template import State
-from traffic.log import TrafficLog, open_log
+from traffic.log import TrafficLog
+from traffic.stores import open_log
 
 Told = Callable[[BuildRecord | None], None]
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from offline.templates.build_command import build_command
 from offline.templates.erase_command import erase_command, explain_command
 from offline.templates.options import DATA_DIR, AsJson, DataDir, EncoderName, Tenant, explaining, opened

@@ -15,7 +15,8 @@ from offline.admin_client import DEFAULT_ADMIN, Admin, AdminUrl
 from offline.templates.options import DATA_DIR, AsJson, DataDir, explaining, opened
 from templates_store.erasure import erase
 from templates_store.index_files import INDEX_FOLDER
-from traffic.log import TrafficLog, open_log
+from traffic.log import TrafficLog
+from traffic.stores import open_log
 
 RequestId = Annotated[str, typer.Argument(help="The id of a logged request, or of its answer.")]
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from offline.templates.floor import calibrate
 from offline.templates.options import DATA_DIR, AsJson, DataDir, EncoderName, explaining, opened
 from offline.templates.worth import GroupRow, WorthReport, apply, measured

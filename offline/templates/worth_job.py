@@ -12,7 +12,7 @@ from offline.templates.worth import apply, measured
 from registry.job_kinds import worth_arguments
 from templates_store.database import TemplateStoreError
 from templates_store.opening import open_store
-from traffic.log import open_log
+from traffic.stores import open_log
 
 SQLITE = "sqlite:///"
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from routers.ensemble.forest import (
-    COMMON_STRENGTH,
-    OWN_STRENGTH,
-    Forest,
-    grown,
-    node_sums,
-    node_values,
-)
+from routers.ensemble.bagging import Bagged, Lesson, bagged_forest, out_of_bag
+from routers.ensemble.forest import COMMON_STRENGTH, OWN_STRENGTH, Forest, node_sums, node_values
 from routers.ensemble.inputs import Inputs
 from routers.ensemble.margin import Trust, chosen_margin
 from routers.ensemble.novelty import Novelty
+from routers.ensemble.strangers import Strangers
 from routers.ensemble.tags import Tags
-from routers.estimators.shrinkage import group_sums, quality_means, ratio_means
+from routers.estimators.shrinkage import group_sums, ratio_means
 from routers.protocol import F32, Outcomes, Prediction, TrainingError
 from routers.rows import weights
 
@@ -28,41 +23,7 @@ Integers = NDArray[np.intp]
 
 TREES = 60
 MIN_LEAF = 8
-MAX_FEATURES = 0.3
-IN_BAG = 0.7
-"""Share of the rows that a tree is grown on; the rest judges it."""
-MAX_IN_BAG = 20_000
 TARGETS = 8
-
-
-class Lesson(NamedTuple):
-    """What is learned from: `rows` [N, W] of inputs, `targets` [N, K] of the trees, and [N, M] each: `values` (0 where
-    not observed), `counts` (weights that average 1 over an arm's observations) and `inverse` propensities."""
-
-    rows: F32
-    targets: F64
-    values: F64
-    counts: F64
-    inverse: F64
-
-    @property
-    def means(self) -> F64:
-        """Mean quality of every arm, [M], drawn to the pool's."""
-        one_group = np.zeros(len(self.rows), dtype=np.intp)
-        quality = np.where(self.counts > 0, self.values, np.nan).astype(np.float32)
-        found: F64 = quality_means(group_sums(quality, self.inverse.astype(np.float32), one_group, 1)).cells[0]
-        return found
-
-    def part(self, rows: Integers) -> Self:
-        return type(self)(self.rows[rows], self.targets[rows], self.values[rows], self.counts[rows], self.inverse[rows])
-
-
-class Bagged(NamedTuple):
-    """A forest, the leaves [N, T] of the rows it was grown on, and which trees have seen which rows, bool [N, T]."""
-
-    forest: Forest
-    leaves: Integers
-    used: NDArray[np.bool_]
 
 
 class Found(NamedTuple):
@@ -86,8 +47,6 @@ def fitted(outcomes: Outcomes, seed: int, trees: int = TREES, min_leaf: int = MI
     ------
     TrainingError: a setting is out of range.
     """
-    from routers.ensemble.strangers import Strangers
-
     if trees < 2 or min_leaf < 1:
         raise TrainingError(f"trees must be at least 2 and min_leaf at least 1, got {trees} and {min_leaf}")
     inputs, lesson = _lesson(outcomes, seed)
@@ -128,31 +87,6 @@ def _targets(residual: F64, inverse: F64, seen: NDArray[np.bool_]) -> F64:
         _, turned = np.linalg.eigh(apart.T @ apart)
         apart = apart @ turned[:, ::-1][:, : TARGETS - 1]
     return np.hstack([hardness[:, None] * np.sqrt(residual.shape[1]), apart])
-
-
-def bagged_forest(lesson: Lesson, trees: int, min_leaf: int, seed: int) -> Bagged:
-    """Trees on random parts of the rows; a leaf has `min_leaf` rows in which every arm was observed, or their worth."""
-    n, rng = len(lesson.rows), np.random.default_rng(seed)
-    bag = max(1, min(MAX_IN_BAG, round(IN_BAG * n)))
-    samples = [np.sort(rng.choice(n, bag, replace=False)) for _ in range(trees)]
-    leaf_rows = int(np.ceil(min_leaf / np.mean(lesson.counts > 0)))
-    forest = grown(lesson.rows, lesson.targets, samples, max(1, min(leaf_rows, bag // 4)), MAX_FEATURES, seed)
-    used = np.zeros((n, trees), dtype=bool)
-    for tree, sample in enumerate(samples):
-        used[sample, tree] = True
-    return Bagged(forest, forest.leaves_batch(lesson.rows), used)
-
-
-def out_of_bag(bagged: Bagged, lesson: Lesson, means: F64) -> F64:
-    """Predicted quality [N, M] of every row by the trees that have not seen it; NaN where all have."""
-    sums = node_sums(bagged.forest, bagged.leaves, lesson.values, lesson.counts, bagged.used)
-    values = node_values(bagged.forest, sums, means, COMMON_STRENGTH, OWN_STRENGTH)
-    total, count = np.zeros_like(lesson.values), np.zeros((len(lesson.values), 1))
-    for tree in range(bagged.leaves.shape[1]):
-        free = ~bagged.used[:, tree]
-        total[free] += values[bagged.leaves[free, tree]]
-        count[free] += 1
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _tags(lesson: Lesson, unseen: F64, known: NDArray[np.bool_], codes: F32) -> tuple[Tags, F64]:

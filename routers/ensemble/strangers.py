@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routers.ensemble.fit import Bagged, Lesson, bagged_forest
+from routers.ensemble.bagging import Bagged, Lesson, bagged_forest
 from routers.ensemble.forest import COMMON_STRENGTH, OWN_STRENGTH, node_sums, node_values
 from routers.ensemble.margin import Trust
 from routers.ensemble.novelty import Novelty

@@ -15,7 +15,8 @@ from benchmarks.routing_lab.pools import Pool, PoolError, billions, pools_of, re
 from benchmarks.routing_lab.splits import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, parts, unseen_tasks
 from benchmarks.routing_lab.summary import Row, bar_of, rows_of
 from benchmarks.routing_lab.trial import Trial
-from encoders.protocol import Encoder, load_encoder
+from encoders.catalogue import load_encoder
+from encoders.protocol import Encoder
 from tests.benchmarks.miniature import ARMS, answers, written
 
 ROUTERS = ("cluster", "knn")

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from demo.replay.bundle import main as make_bundle
+from demo.replay.load import load_sample
 from demo.replay.parquet import read_parquet
-from demo.replay.sample import BUNDLED, SampleError, load_sample
+from demo.replay.sample import BUNDLED, SampleError
 
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from demo.replay.bundle import MAX_BYTES, MMLU_PRO_QUERIES, OPEN_MODELS
 from demo.replay.config import EXPLORE, replay_config
+from demo.replay.load import load_sample
 from demo.replay.prices import list_price
 from demo.replay.sample import (
     BUNDLED,
@@ -23,7 +24,6 @@ from demo.replay.sample import (
     by_task,
     estimated_tokens,
     is_test,
-    load_sample,
     normalise,
     read_bundle,
     write_bundle,

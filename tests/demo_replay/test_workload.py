@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from demo.fleet import tasks
-from demo.replay.sample import content_hash, load_sample
+from demo.replay.load import load_sample
+from demo.replay.sample import content_hash
 from demo.workload import FleetWorkload, ReplayWorkload, WrongAnswer
 
 

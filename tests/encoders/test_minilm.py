@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from encoders import minilm, onnx_files
+from encoders.catalogue import load_encoder
 from encoders.onnx import OnnxEncoder
-from encoders.protocol import EncoderUnavailable, load_encoder
+from encoders.protocol import EncoderUnavailable
 from encoders.sentence import SentenceEncoder
 
 TEXTS = (

@@ -18,7 +18,8 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from encoders import static as static_module
-from encoders.protocol import Encoder, EncoderUnavailable, load_encoder
+from encoders.catalogue import load_encoder
+from encoders.protocol import Encoder, EncoderUnavailable
 from encoders.static import REMEMBERED_CHUNKS, TABLE_FILE, TOKENS_FILE, WEIGHTS, StaticEncoder
 from encoders.wordpiece import WordPiece, parts
 
@@ -202,7 +203,7 @@ def test_the_hash_follows_weights_and_tokens(tmp_path: Path) -> None:
 
 def test_it_loads_without_any_learning_library() -> None:
     probe = (
-        "import sys; from encoders.protocol import load_encoder; load_encoder('static').encode_one('hello');"
+        "import sys; from encoders.catalogue import load_encoder; load_encoder('static').encode_one('hello');"
         "heavy = {'torch', 'transformers', 'sklearn', 'onnxruntime', 'tokenizers', 'scipy'} & set(sys.modules);"
         "assert not heavy, heavy"
     )

@@ -22,8 +22,9 @@ from registry.config import Config
 from service.admin import admin_application
 from service.app import create_app
 from tests.upstream import ScriptedUpstream
-from traffic.log import TrafficLog, open_log
+from traffic.log import TrafficLog
 from traffic.records import Feedback, Interaction
+from traffic.stores import open_log
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from registry.artifacts import ArtifactError, Artifacts
 from routers.prior import PriorRouter
 from routers.protocol import Outcomes

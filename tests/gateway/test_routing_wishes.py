@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from registry.artifacts import Artifacts
 from registry.config_file import build_pool
 from routers.catalogue import KIND

@@ -21,7 +21,7 @@ from tests.gateway.live import HI, WAIT_S, until
 from tests.gateway.test_hot_swap import break_version, publish
 from tests.house import ROOT
 from tests.upstream import Gate, ScriptedUpstream, answer, gated
-from traffic.log import open_log
+from traffic.stores import open_log
 
 TOKAMAK = [sys.executable, "-m", "tokamak"]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

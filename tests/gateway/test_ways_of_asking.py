@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from templates_store.create import create_template
 from templates_store.store import STORE_FILE, TemplateStore
 from tests.gateway.live import Fleet, assert_error, fleet, until

@@ -9,7 +9,7 @@ import numpy as np
 import typer
 from typer.testing import CliRunner
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from offline.commands import deploy_command, evaluate_command
 from registry.artifacts import Artifacts
 from routers.catalogue import KIND

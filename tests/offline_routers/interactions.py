@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from encoders.protocol import Vectors
-from traffic.log import TrafficLog, open_log
+from traffic.log import TrafficLog
 from traffic.records import Candidate, Decision, Feedback, Interaction, Score
+from traffic.stores import open_log
 
 ENCODER = "0123456789abcdef"
 DIM = 16

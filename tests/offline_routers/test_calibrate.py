@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from offline.routing.calibrate import LEAST_QUERIES, calibrate
 from offline.routing.calibrate_command import calibrate_command
 from registry.artifacts import Artifacts

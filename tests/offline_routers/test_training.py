@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from offline.commands import deploy_command, evaluate_command, train_command
 from offline.routing.evaluate import Evaluation, evaluate
 from offline.routing.train_router import train

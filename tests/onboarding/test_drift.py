@@ -22,8 +22,8 @@ from routers.evidence.drift import BETS, Detector, Reference, find_change, locat
 from routers.prior import PriorRouter
 from routers.protocol import Prediction, TrainingError
 from tests.offline_routers.interactions import ENCODER, HashEncoder, interaction, score, written
-from traffic.log import open_log
 from traffic.records import Feedback, Interaction, Score
+from traffic.stores import open_log
 
 F64 = NDArray[np.float64]
 

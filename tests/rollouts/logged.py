@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from registry.worker_settings import WorkerSettings
 from tests.rollouts.town import question
-from traffic.log import open_log
 from traffic.records import Candidate, Decision, Feedback, Interaction, Score, Shadow
+from traffic.stores import open_log
 
 Record = Interaction | Score | Feedback
 ENCODER = load_encoder("static")

@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 import tokamak
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from offline.commands import train_command
 from offline.routing.rollout_commands import jobs_app, rollout_app
 from registry.artifacts import Artifacts

@@ -20,9 +20,9 @@ from registry.rollout_report import (
     promotion_gate,
 )
 from tests.rollouts.logged import routed, scored, side, write
-from traffic.log import open_log
 from traffic.records import Feedback, Shadow
 from traffic.said import ScoreOutOfRange
+from traffic.stores import open_log
 
 NEW, OLD = "cluster@00000001", "cluster@00000002"
 

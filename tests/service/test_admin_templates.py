@@ -11,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from registry.job_kinds import BUILD_TEMPLATES
 from registry.jobs import Jobs
 from service.admin import TOKEN_VARIABLE

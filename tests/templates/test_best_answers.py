@@ -13,8 +13,8 @@ from offline.answers import AnswersUnreadable, answers_from_file, answers_from_l
 from offline.best_answers import LEAST_JUDGE, acceptable, best_answers, collapse
 from tests.templates.solved import ANSWERS, TANK, answer
 from tests.templates.words import ENCODER
-from traffic.log import open_log
 from traffic.records import Interaction, Score, ScoreSource
+from traffic.stores import open_log
 
 RATINGS = st.none() | st.floats(0, 1)
 

@@ -36,7 +36,7 @@ from tests.templates.words import ENCODER
 from tests.upstream import ScriptedUpstream
 from tests.upstream import answer as answered
 from tests.upstream.answers import failing
-from traffic.log import open_log
+from traffic.stores import open_log
 
 PRICES = Prices(1.0, 2.0)
 TOPICS = (

@@ -24,7 +24,7 @@ from tests.templates.solved import ANSWERS, GOOD
 from tests.templates.test_best_answers import chat_answer, logged, scored
 from tests.templates.words import ENCODER
 from tests.traffic.conftest import RedisServer
-from traffic.log import open_log
+from traffic.stores import open_log
 
 CANARY = "zebrafish quagga"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from offline.templates.probe_isolation import cross_tenant_hits
 from templates_store import block as block_module
 from templates_store.choosing import Bounds, choose

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from templates_store.create import create_template
 from templates_store.index_files import INDEX_FOLDER, read_index
 from templates_store.live_index import reindex

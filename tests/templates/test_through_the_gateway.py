@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from offline.templates.commands import templates_app
 from templates_store.create import create_template
 from templates_store.sanitize import TAG_WORD

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from encoders.protocol import load_encoder
+from encoders.catalogue import load_encoder
 from offline.templates.commands import templates_app
 from offline.worker import Worker
 from registry.job_kinds import TEMPLATE_WORTH

@@ -9,8 +9,9 @@ import pytest
 
 from tests.traffic.conftest import RedisServer
 from tests.traffic.samples import CASCADE, bare, decision, feedback, interaction, score
-from traffic.log import LogError, TrafficLog, open_log
+from traffic.log import LogError, TrafficLog
 from traffic.records import Usage
+from traffic.stores import open_log
 
 
 @pytest.fixture(params=["sqlite", "redis"])
