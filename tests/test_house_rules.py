@@ -131,3 +131,34 @@ def test_what_is_allowed_is_not_found() -> None:
     source += "try:\n    f()\nexcept Exception:\n    logger.exception('x')\n"
     assert list(faults(source, may_print=False)) == []
     assert list(faults("print('x')", may_print=True)) == []
+
+
+def asserts(test: ast.AST) -> bool:
+    """Whether it can fail by what it finds: an assertion, an expected error, or a call of what is named to check."""
+    return any(
+        isinstance(node, ast.Assert)
+        or (
+            isinstance(node, ast.Call) and _called(node.func).startswith(("assert", "check", "raises", "warns", "fail"))
+        )
+        for node in ast.walk(test)
+    )
+
+
+def _called(func: ast.expr) -> str:
+    return func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
+
+
+def test_every_test_asserts_something() -> None:
+    found = [
+        f"{of(path)}:{node.lineno}: {node.name} asserts nothing"
+        for path in python_files("tests")
+        for node in ast.walk(parse(path))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test_")
+        if not asserts(node)
+    ]
+    assert found == []
+
+
+def test_a_test_that_asserts_nothing_is_found() -> None:
+    assert not asserts(ast.parse("def test_x():\n    run()"))
+    assert asserts(ast.parse("def test_x():\n    with pytest.raises(ValueError):\n        run()"))

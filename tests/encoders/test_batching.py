@@ -146,7 +146,12 @@ async def test_closing_answers_what_was_taken_in_and_refuses_the_rest() -> None:
 
 
 async def test_closing_an_unused_one_is_fine() -> None:
-    await BatchingEncoder(Recording()).close()
+    encoder = Recording()
+    batching = BatchingEncoder(encoder)
+    await batching.close()
+    assert encoder.batches == []
+    with pytest.raises(EncoderClosed):
+        await batching.encode_one("after")
 
 
 @pytest.mark.parametrize(("max_batch", "max_wait_s", "max_in_flight"), [(0, 0.0, 1), (1, -1.0, 1), (1, 0.0, 0)])

@@ -42,7 +42,7 @@ def test_what_is_no_json(abc: Fleet, path: str, body: bytes) -> None:
     code = "invalid_json"
     if b'"messages"' in body and body.endswith(b"}") and path != CHAT and b"\xff" in body:
         code = "missing_required_parameter"  # Fields that an endpoint does not read are the upstream's to judge.
-    refused(abc, path, body, 400, INVALID, code)
+    assert refused(abc, path, body, 400, INVALID, code) != ""
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"7", b'"text"', b"true", b'[{"model":"auto"}]'])
@@ -128,7 +128,8 @@ def test_a_missing_parameter(abc: Fleet, missing: str) -> None:
     body: dict[str, Any] = {"model": "auto", "messages": HI}
     del body[missing]
     response = abc.post(CHAT, body)
-    assert_error(response, 400, INVALID, "missing_required_parameter", missing)
+    assert missing in assert_error(response, 400, INVALID, "missing_required_parameter", missing)
+    assert abc.called() == []
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,9 @@ def test_a_body_over_the_limit(small: Fleet, path: str) -> None:
 def test_a_chunked_body_over_the_limit_is_refused_while_it_comes(small: Fleet) -> None:
     small.forget()
     pieces = (b"x" * 4000 for _ in range(5))
-    assert_error(small.http.post(CHAT, content=pieces), 413, INVALID, "request_too_large")
+    message = assert_error(small.http.post(CHAT, content=pieces), 413, INVALID, "request_too_large")
+    assert "10000" in message
+    assert small.called() == []
 
 
 def test_a_chunked_body_within_the_limit_is_accepted(small: Fleet) -> None:
@@ -257,12 +260,15 @@ def test_a_method_that_is_not_served(abc: Fleet, method: str, path: str) -> None
 
 
 def test_posting_to_what_is_only_read(abc: Fleet) -> None:
-    assert_error(abc.post("/v1/models", {}), 405, INVALID, "method_not_allowed")
+    response = abc.post("/v1/models", {})
+    assert_error(response, 405, INVALID, "method_not_allowed")
+    assert "GET" in response.headers["allow"]
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/chat", "/v1/chat/completion", "/chat/completions", "/v1/%00", "/é"])
 def test_a_path_that_is_not_served(abc: Fleet, path: str) -> None:
     assert_error(abc.post(path, {"model": "auto", "messages": HI}), 404, "not_found_error", "unknown_url")
+    assert abc.called() == []
 
 
 def test_a_near_miss_of_a_path_is_told(abc: Fleet) -> None:

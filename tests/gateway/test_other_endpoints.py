@@ -93,7 +93,9 @@ def test_the_own_encoder_takes_only_texts(abc: Fleet, given: object) -> None:
 
 
 def test_the_own_encoder_does_not_chat(abc: Fleet) -> None:
-    assert_error(abc.chat(OWN), 400, "invalid_request_error", "unsupported_model", "model")
+    message = assert_error(abc.chat(OWN), 400, "invalid_request_error", "unsupported_model", "model")
+    assert OWN in message
+    assert abc.called() == []
 
 
 def test_a_text_with_the_name_of_the_encoder_goes_to_its_model(abc: Fleet) -> None:

@@ -45,7 +45,9 @@ def test_a_router_that_does_not_serve_is_not_found_and_the_one_that_does_is_name
 
 @pytest.mark.parametrize("name", ["router-prior", "router-prior-x", "router-0.5"])
 def test_other_names_are_not_found(abc: Fleet, name: str) -> None:
-    assert_error(abc.chat(name), 404, "not_found_error", "model_not_found", "model")
+    message = assert_error(abc.chat(name), 404, "not_found_error", "model_not_found", "model")
+    assert name in message
+    assert abc.called() == []
 
 
 def test_a_threshold_is_a_probability(abc: Fleet) -> None:

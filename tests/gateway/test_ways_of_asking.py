@@ -149,8 +149,10 @@ def test_templates_of_another_tenant_are_never_used(live: Fleet) -> None:
         lambda: live.chat(messages=egg, routing=allowed).headers.get("x-tokamak-template") == public,
         "the templates were never taken in",
     )
+    live.forget()
     response = live.chat(messages=[{"role": "user", "content": question}], routing=allowed)
     assert_error(response, 400, "invalid_request_error", "no_eligible_model")
+    assert live.called() == []
 
 
 def test_templates_can_be_switched_off(tmp_path: Path) -> None:

@@ -201,6 +201,8 @@ async def test_giving_up_closes_the_upstream_connection(headers_first: bool) -> 
         task.cancel()
         async with asyncio.timeout(5):
             await closed.wait()
+        assert task.cancelled()
+        assert not pool._idle
 
 
 async def test_cancelling_a_call_that_is_already_answered_leaves_the_next_call_alone() -> None:

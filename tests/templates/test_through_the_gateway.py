@@ -80,8 +80,9 @@ def test_a_quarantined_template_is_used_no_more_until_it_is_brought_back(live: F
     with TemplateStore(live.gateway.data_dir / STORE_FILE) as store:
         store.set_state(id_, "quarantined")
         until(lambda: ask(live).status_code == 400, "the quarantined template was still used")
+        assert_error(ask(live), 400, "invalid_request_error", "no_eligible_model")
         store.set_state(id_, "active")
-    served(live)
+    assert served(live).headers["x-tokamak-template"] == id_
 
 
 def test_a_secret_planted_in_one_keys_template_is_in_no_prompt_of_another(live: Fleet) -> None:
