@@ -9,25 +9,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import msgspec
 
 from encoders.query_text import content_text
+from offline.chat_call import FIRST_WAIT_S, CallFailed, complete, timeout_of
 from offline.questions import Messages, Question
-from registry.arms import Arm, Endpoint
+from registry.arms import Arm
 from templates_store.ways import ask as in_way
 
 CHARS_PER_TOKEN = 4.0
 TYPICAL_ANSWER_TOKENS = 300
 """Tokens of a typical answer, for the estimate of what a run costs."""
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 20.0
-PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""Statuses after which the same call may succeed later."""
 OVER_BUDGET = "over the budget"
 
 
@@ -65,10 +62,6 @@ class Report:
     spent_usd: float | None = 0.0
 
 
-class Failed(Exception):
-    """A call failed for good; the message is the reason."""
-
-
 def read_answers(path: Path) -> dict[str, Asked]:
     """The answers of earlier runs by query id; a line that a crash cut off is left out."""
     if not path.exists():
@@ -96,7 +89,7 @@ async def ask_all(questions: Sequence[Question], asking: Asking, path: Path) -> 
     waiting = [question for question in questions if question.query_id not in report.answers]
     places = asyncio.Semaphore(asking.concurrency)
     budget = _Budget(asking.max_usd)
-    timeout = _timeout(asking.arm)
+    timeout = timeout_of([asking.arm.model])
     _end_line(path)
     with path.open("ab") as file:
         async with httpx.AsyncClient(timeout=timeout) as client:
@@ -110,7 +103,7 @@ async def ask_all(questions: Sequence[Question], asking: Asking, path: Path) -> 
                     report.calls += 1
                     try:
                         answer = await _answer(client, question, asking)
-                    except Failed as failure:
+                    except CallFailed as failure:
                         report.failed[str(failure)] += 1
                         budget.settle(dearest, 0.0)
                         return
@@ -151,80 +144,20 @@ class _Budget:
 
 
 async def _answer(client: httpx.AsyncClient, question: Question, asking: Asking) -> Asked:
-    """An answer of the first endpoint that gives one. Raises Failed with the last reason."""
+    """An answer of the first endpoint that gives one. Raises CallFailed with the last reason."""
     messages = in_way(asking.arm.way, question.messages).messages
-    reason = "no endpoint"
-    for attempt in range(asking.attempts):
-        for endpoint in asking.arm.model.endpoints:
-            started = time.monotonic()
-            wait = asking.first_wait_s * 2**attempt
-            try:
-                response = await client.post(
-                    f"{endpoint.upstream.base_url.rstrip('/')}/chat/completions",
-                    json={"model": endpoint.model, "messages": messages, "max_tokens": asking.max_tokens},
-                    headers=_headers(endpoint),
-                )
-            except httpx.HTTPError as error:
-                reason = type(error).__name__
-                continue
-            if response.status_code != 200:
-                reason = f"HTTP {response.status_code}"
-                if response.status_code not in PASSING:
-                    raise Failed(reason)
-                wait = max(wait, _retry_after(response))
-                continue
-            answer = _read(response, question, asking.arm, time.monotonic() - started)
-            if answer is not None:
-                return answer
-            reason = "no text in the answer"
-        if attempt + 1 < asking.attempts:
-            await asyncio.sleep(min(wait, LONGEST_WAIT_S))
-    raise Failed(reason)
-
-
-def _read(response: httpx.Response, question: Question, arm: Arm, seconds: float) -> Asked | None:
-    try:
-        body = response.json()
-        text = content_text(body["choices"][0]["message"]["content"])
-    except (ValueError, KeyError, IndexError, TypeError):
-        return None
-    if not text.strip():
-        return None
-    usage = body.get("usage") if isinstance(body.get("usage"), Mapping) else {}
-    prompt, completion = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+    body = {"messages": messages, "max_tokens": asking.max_tokens}
+    model = asking.arm.model
+    found = await complete(client, model, body, attempts=asking.attempts, first_wait_s=asking.first_wait_s)
     return Asked(
         query_id=question.query_id,
         at=time.time(),
-        text=text,
-        latency_s=seconds,
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        cost_usd=arm.model.prices.cost(prompt, completion),
+        text=found.text,
+        latency_s=found.latency_s,
+        prompt_tokens=found.prompt_tokens,
+        completion_tokens=found.completion_tokens,
+        cost_usd=model.prices.cost(found.prompt_tokens, found.completion_tokens),
     )
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def _headers(endpoint: Endpoint) -> dict[str, str]:
-    headers = dict(endpoint.upstream.headers)
-    if endpoint.upstream.api_key:
-        headers["authorization"] = f"Bearer {endpoint.upstream.api_key}"
-    return headers
-
-
-def _retry_after(response: httpx.Response) -> float:
-    try:
-        return max(float(response.headers.get("retry-after", 0.0)), 0.0)
-    except ValueError:
-        return 0.0
-
-
-def _timeout(arm: Arm) -> httpx.Timeout:
-    upstreams = [endpoint.upstream for endpoint in arm.model.endpoints]
-    longest = max(upstream.total_timeout_s for upstream in upstreams)
-    return httpx.Timeout(longest, connect=max(upstream.connect_timeout_s for upstream in upstreams))
 
 
 def _prompt_tokens(messages: Messages) -> int:
