@@ -50,12 +50,12 @@ class AlignedRows:
 
     `ids` int32 [T, k] target token ids, -1 where there is none; `probs` float32 [T, k]; `other` float32 [T]: the mass
     on whatever the target has no token for, or was outside the top k. Where `valid` bool [T] is False nothing is known
-    and nothing is taught; where it is True, `probs` and `other` sum to 1. `gold` float32 [T]: the probability of the
-    target's own token; NaN where not valid.
+    and nothing is taught; where it is True, `probs` and `other` sum to 1. `gold_logprob` float32 [T]: of the
+    target's token that stands there, in nats; NaN where not valid.
     """
 
     ids: NDArray[np.int32]
     probs: NDArray[np.float32]
     other: NDArray[np.float32]
     valid: NDArray[np.bool_]
-    gold: NDArray[np.float32]
+    gold_logprob: NDArray[np.float32]
