@@ -7,7 +7,7 @@ numbers and no model. `at` is Unix seconds and is never read by the fold.
 from __future__ import annotations
 
 import hashlib
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -18,6 +18,18 @@ ROOT: Final = "root"
 def node_id(parent: str, name: str) -> str:
     """The id of the child `name` of `parent`: equal for equal names under one parent, whatever their case."""
     return hashlib.sha256(f"{parent}/{' '.join(name.split()).casefold()}".encode()).hexdigest()[:16]
+
+
+class FoldRules(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How rewards are counted; part of the log, so that the fold needs no settings.
+
+    `window`: rewards that a node's window holds. `discount`: factor on a node's older rewards at each new one.
+    `carry`: factor on all rewards when the target changes. Both in (0, 1]; 1 forgets nothing.
+    """
+
+    window: Annotated[int, msgspec.Meta(ge=2)] = 30
+    discount: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    carry: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", omit_defaults=True):
@@ -36,6 +48,7 @@ class Planted(Event, frozen=True, kw_only=True, tag="planted"):
     sources: tuple[str, ...]
     seed: int
     tenant: str = ""
+    rules: FoldRules = FoldRules()
 
 
 class RoundBegan(Event, frozen=True, kw_only=True, tag="round_began"):
@@ -46,6 +59,8 @@ class RoundBegan(Event, frozen=True, kw_only=True, tag="round_began"):
     seed: int
     target_version: str
     prompts_version: str
+    rules: FoldRules | None = None
+    """How rewards are counted from here on, if otherwise than before."""
 
 
 class Sprouted(Event, frozen=True, kw_only=True, tag="sprouted"):
@@ -59,10 +74,14 @@ class Sprouted(Event, frozen=True, kw_only=True, tag="sprouted"):
 
 
 class SproutFailed(Event, frozen=True, kw_only=True, tag="sprout_failed"):
-    """Nothing could be added under `parent`. `reason`: nothing valid, all known, unsafe, or no source answered."""
+    """Nothing could be added under `parent`. `reason`: nothing valid, all known, unsafe, or no source answered.
+
+    `step` names the try within its log, so that it is never counted twice; empty if it has no name.
+    """
 
     parent: str
     reason: Literal["invalid", "known", "unsafe", "unanswered"]
+    step: str = ""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
