@@ -2,13 +2,15 @@
 
 Rows are put into lists around trained centres (an inverted file, FAISS); a query looks into the lists of the nearest
 centres only, at codes of one byte a number. The best rows by code are then compared exactly, so that a similarity is
-always a true one. How many lists are looked into is chosen for each index: the fewest with which its own rows find
-their true neighbours (`RECALL_WANTED`), within a bound of time (`MOST_ROWS`). Measured against a graph (HNSW) in
-`docs/lab-notebook.md`.
+always a true one. How many lists are looked into is calibrated for each index: the fewest with which rows of its own,
+that its centres were not trained on, find their true neighbours (`RECALL_AIM`, `RECALL_LEAST`), within a bound of time
+(`MOST_ROWS`). What that gave is kept with the index. Measured against a graph (HNSW) in `docs/lab-notebook.md`.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import Any, NamedTuple
 
 import faiss
@@ -17,45 +19,59 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
+Bits = NDArray[np.uint8]
 
-RECALL_WANTED = 0.99
-"""Share of the ten nearest rows that should be found, on rows of the index itself, each without itself."""
+logger = logging.getLogger("tokamak.templates")
 
-MOST_ROWS = 32_768
-"""So many rows are looked at in a search at the most, whatever the recall: about 1.2 ms at 256 numbers each."""
+RECALL_AIM = 0.985
+"""Share of the ten nearest rows that should be found."""
+RECALL_LEAST = 0.98
+"""What the lower end of the interval of that share should reach."""
+
+MOST_ROWS = 49_152
+"""So many rows are looked at in a search at the most, whatever the recall: about 1.5 ms at 256 numbers each."""
 
 _NEAREST = 10
 _RESCORED = 60
 """Rows by code that are compared exactly, if no more than a third as many are asked for."""
-_TRIED = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-_SAMPLE = 200
+_TRIED = sorted({round(2 ** (step / 4)) for step in range(8, 53)})
+"""Numbers of lists that are tried, each about a fifth more than the one before."""
+_HELD_OUT = 1_000
 _TRAINING_ROWS_A_LIST = 40
 _ROUNDS = 10
 _BATCH = 16_384
 _SEED = 0
+_Z = 1.96
+
+
+class Recall(NamedTuple):
+    """Share of the ten nearest rows that a search finds; `low` is the lower end of its 95 % interval.
+
+    Measured by `queries` rows of the index, each without itself. Of two rows that are equally near, either will do.
+    """
+
+    mean: float
+    low: float
+    queries: int
+
+    @property
+    def enough(self) -> bool:
+        return self.mean >= RECALL_AIM and self.low >= RECALL_LEAST
 
 
 class Approximate(NamedTuple):
-    """A trained index over the rows of one part; row 0 is the part's first."""
+    """A trained index over the rows of one part; row 0 is the part's first. `probes` lists are looked into."""
 
     lists: Any
     probes: int
+    recall: Recall
 
-    def search(self, vectors: Floats, query: Floats, k: int, dead: Rows | None) -> tuple[Floats, Rows]:
-        """The nearest `k` rows of `vectors` [n, d] that are not `dead`, with their similarities; in no order."""
-        parameters: Any = faiss.SearchParametersIVF()
-        parameters.nprobe = self.probes
-        if dead is not None and len(dead):
-            gone = faiss.IDSelectorBatch(dead)
-            alive = faiss.IDSelectorNot(gone)  # Both must live as long as the search.
-            parameters.sel = alive
-        _, found = self.lists.search(query.reshape(1, -1), max(_RESCORED, 3 * k), params=parameters)
-        rows: Rows = found[0][found[0] >= 0]
-        similarities = vectors[rows] @ query
-        if len(rows) <= k:
-            return similarities, rows
-        best = np.argpartition(similarities, len(rows) - k)[len(rows) - k :]
-        return similarities[best], rows[best]
+    def search(self, vectors: Floats, query: Floats, k: int, alive: Bits | None = None) -> tuple[Floats, Rows]:
+        """The nearest `k` rows of `vectors` [n, d], with their similarities; in no order.
+
+        alive: a bit for each row, lowest first, of those that may be found; None: all.
+        """
+        return _search(self.lists, self.probes, vectors, query, k, alive)
 
 
 def build_approximate(vectors: Floats, trained: Any | None = None) -> Approximate:
@@ -65,10 +81,18 @@ def build_approximate(vectors: Floats, trained: Any | None = None) -> Approximat
     """
     faiss.omp_set_num_threads(1)  # A search takes microseconds; waking threads for it takes longer.
     count = len(vectors)
-    lists = _trained(vectors) if trained is None else _emptied(trained)
+    held_out = np.sort(np.random.default_rng(_SEED).choice(count, min(_HELD_OUT, count // 10), replace=False))
+    lists = _trained(vectors, held_out) if trained is None else _emptied(trained)
     for start in range(0, count, _BATCH):
         lists.add(np.ascontiguousarray(vectors[start : start + _BATCH]))
-    return Approximate(lists, _probes(lists, vectors))
+    made = _calibrated(lists, vectors, held_out)
+    recall = made.recall
+    told = f"it reads {made.probes:,} of {lists.nlist:,} lists, recall {recall.mean:.4f}, at least {recall.low:.4f}"
+    if recall.enough:
+        logger.info("%s templates are indexed; %s", f"{count:,}", told)
+    else:
+        logger.warning("the index of %s templates misses more than it should; %s", f"{count:,}", told)
+    return made
 
 
 def list_count(rows: int) -> int:
@@ -76,14 +100,47 @@ def list_count(rows: int) -> int:
     return int(2 ** round(np.log2(4 * np.sqrt(max(rows, 16)))))
 
 
-def _trained(vectors: Floats) -> Any:
+def open_lists(path: str) -> Any:
+    """The lists in a file of `faiss.write_index`, mapped and not read. Raises RuntimeError if they cannot be read."""
+    lists: Any = faiss.read_index(path, faiss.IO_FLAG_MMAP)
+    # By default each search starts 32 threads that read the lists ahead, which takes longer than the search.
+    mapped: Any = faiss.downcast_InvertedLists(lists.invlists)
+    mapped.prefetch_nthread = 0
+    return lists
+
+
+def bits_without(count: int, gone: Rows) -> Bits:
+    """A bit for each of `count` rows, lowest first, zero for those that are gone."""
+    alive = np.ones(count, dtype=np.bool_)
+    alive[gone] = False
+    return np.packbits(alive, bitorder="little")
+
+
+def _search(lists: Any, probes: int, vectors: Floats, query: Floats, k: int, alive: Bits | None) -> tuple[Floats, Rows]:
+    parameters: Any = faiss.SearchParametersIVF()
+    parameters.nprobe = probes
+    if alive is not None:
+        selector: Any = faiss.IDSelectorBitmap
+        left = selector(alive)  # Must live as long as the search.
+        parameters.sel = left
+    _, found = lists.search(query.reshape(1, -1), max(_RESCORED, 3 * k), params=parameters)
+    rows: Rows = found[0][found[0] >= 0]
+    similarities = vectors[rows] @ query
+    if len(rows) <= k:
+        return similarities, rows
+    best = np.argpartition(similarities, len(rows) - k)[len(rows) - k :]
+    return similarities[best], rows[best]
+
+
+def _trained(vectors: Floats, held_out: Rows) -> Any:
     count, dim = vectors.shape
     centres = list_count(count)
     lists = _blank(dim, centres, faiss.IndexFlatIP(dim))
     lists.cp.niter, lists.cp.seed, lists.cp.spherical = _ROUNDS, _SEED, True
     lists.cp.min_points_per_centroid = 1
-    wanted = min(count, _TRAINING_ROWS_A_LIST * centres)
-    chosen = np.sort(np.random.default_rng(_SEED).choice(count, wanted, replace=False))
+    others = np.delete(np.arange(count), held_out)
+    wanted = min(len(others), _TRAINING_ROWS_A_LIST * centres)
+    chosen = np.sort(np.random.default_rng(_SEED).choice(others, wanted, replace=False))
     lists.train(np.ascontiguousarray(vectors[chosen]))
     return lists
 
@@ -108,36 +165,47 @@ def _blank(dim: int, centres: int, quantizer: Any) -> Any:
     return lists
 
 
-def _probes(lists: Any, vectors: Floats) -> int:
-    """The fewest lists to look into with which rows of the index find their true neighbours, or as many as may be."""
-    count = len(vectors)
-    chosen = np.sort(np.random.default_rng(_SEED).choice(count, min(_SAMPLE, count), replace=False))
-    queries = np.ascontiguousarray(vectors[chosen])
-    truth = _nearest(vectors, queries, chosen)
-    most = max(1, MOST_ROWS * lists.nlist // count)
-    for probes in (probes for probes in _TRIED if probes < most):
-        tried = Approximate(lists, probes)
-        found = 0
-        for query, own, wanted in zip(queries, chosen, truth, strict=True):
-            similarities, rows = tried.search(vectors, query, _NEAREST + 1, None)
-            others = rows != own
-            best = np.argsort(-similarities[others])[:_NEAREST]
-            found += len(set(rows[others][best].tolist()) & wanted)
-        if found >= RECALL_WANTED * sum(map(len, truth)):
-            return probes
-    return int(min(most, lists.nlist))
+def _calibrated(lists: Any, vectors: Floats, held_out: Rows) -> Approximate:
+    """The fewest lists to look into whose recall is enough, or as many as may be."""
+    queries = np.ascontiguousarray(vectors[held_out])
+    least = _tenth(vectors, queries, held_out)
+    most = int(min(max(1, MOST_ROWS * lists.nlist // len(vectors)), lists.nlist))
+    tried = [probes for probes in _TRIED if probes < most]
+
+    def measured(probes: int) -> Approximate:
+        return Approximate(lists, probes, _recall(lists, probes, vectors, queries, held_out, least))
+
+    best = measured(most)
+    low, high = 0, len(tried) if best.recall.enough else 0
+    while low < high:  # Recall grows with the lists, so halving finds the fewest.
+        middle = (low + high) // 2
+        made = measured(tried[middle])
+        if made.recall.enough:
+            best, high = made, middle
+        else:
+            low = middle + 1
+    return best
 
 
-def _nearest(vectors: Floats, queries: Floats, own: Rows) -> list[set[int]]:
-    """The rows that are truly nearest to each query, itself left out."""
-    kept: list[tuple[Floats, Rows]] = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
+def _recall(lists: Any, probes: int, vectors: Floats, queries: Floats, own: Rows, least: Floats) -> Recall:
+    wanted = min(_NEAREST, len(vectors) - 1)
+    share = np.empty(len(queries))
+    for i, query in enumerate(queries):
+        similarities, rows = _search(lists, probes, vectors, query, wanted + 1, None)
+        found = int((similarities[rows != own[i]] >= least[i]).sum())
+        share[i] = min(found, wanted) / wanted
+    mean = float(share.mean())
+    return Recall(mean, mean - _Z * float(share.std(ddof=1)) / math.sqrt(len(share)), len(share))
+
+
+def _tenth(vectors: Floats, queries: Floats, own: Rows) -> Floats:
+    """The similarity of the tenth of the rows that are truly nearest to each query, itself left out; a hair less."""
+    best = np.full((len(queries), _NEAREST), -2.0, np.float32)
     for start in range(0, len(vectors), _BATCH):
         similarities = queries @ vectors[start : start + _BATCH].T
-        for i, row in enumerate(similarities):
-            if start <= own[i] < start + len(row):
-                row[own[i] - start] = -2.0
-            best = np.argpartition(row, max(0, len(row) - _NEAREST))[-_NEAREST:]
-            merged = np.concatenate([kept[i][0], row[best]]), np.concatenate([kept[i][1], best + start])
-            order = np.argsort(-merged[0])[:_NEAREST]
-            kept[i] = merged[0][order], merged[1][order]
-    return [set(rows.tolist()) for _, rows in kept]
+        here = np.flatnonzero((own >= start) & (own < start + _BATCH))
+        similarities[here, own[here] - start] = -2.0
+        both = np.concatenate([best, similarities], axis=1)
+        best = np.partition(both, both.shape[1] - _NEAREST, axis=1)[:, -_NEAREST:]
+    lowest: Floats = best.min(axis=1) - np.float32(1e-6)
+    return lowest

@@ -7,13 +7,13 @@ of numbers, a search touches nothing that its caller may not see, and no recall 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from templates_store.approximate import Approximate, Floats, Rows, build_approximate
+from templates_store.approximate import Approximate, Bits, Floats, Rows, bits_without, build_approximate
 
 Ids = NDArray[np.uint64]
 
@@ -41,10 +41,11 @@ class Part(NamedTuple):
 
 
 class Dead:
-    """Rows of a block that are no longer to be found. Immutable."""
+    """Rows of a block that are no longer to be found. They never change."""
 
-    def __init__(self, rows: Iterable[int] = ()) -> None:
-        self.rows: Rows = np.unique(np.fromiter(rows, dtype=np.int64))
+    def __init__(self, rows: Rows | None = None) -> None:
+        self.rows: Rows = np.empty(0, np.int64) if rows is None else np.unique(rows.astype(np.int64))
+        self._alive: dict[tuple[int, int], Bits | None] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -53,6 +54,16 @@ class Dead:
         """Those from `start` to before `stop`, counted from `start`."""
         low, high = np.searchsorted(self.rows, (start, stop))
         return self.rows[low:high] - start
+
+    def alive(self, start: int, stop: int) -> Bits | None:
+        """A bit for each row from `start` to before `stop`, lowest first: whether it is left; None if all are.
+
+        Kept, because making them takes as long as a search.
+        """
+        if (start, stop) not in self._alive:
+            gone = self.among(start, stop)
+            self._alive[start, stop] = bits_without(stop - start, gone) if len(gone) else None
+        return self._alive[start, stop]
 
 
 class Block:
@@ -81,6 +92,12 @@ class Block:
         row = int(self._order[position])
         return row if int(self.ids[row]) == id_ else None
 
+    def prepare(self, dead: Dead) -> None:
+        """Do beforehand what the first search without these rows would have to do."""
+        for part in self.parts.values():
+            if part.approximate is not None:
+                dead.alive(part.start, part.stop)
+
     def search(
         self, query: Floats, k: int, min_similarity: float, tenant: str | None, dead: Dead
     ) -> list[tuple[float, int]]:
@@ -89,11 +106,11 @@ class Block:
         if part is None:
             return []
         vectors = self.vectors[part.start : part.stop]
-        gone = dead.among(part.start, part.stop) if len(dead) else None
         if part.approximate is None:
+            gone = dead.among(part.start, part.stop) if len(dead) else None
             similarities, rows = nearest(vectors, query, k, gone)
         else:
-            similarities, rows = part.approximate.search(vectors, query, k, gone)
+            similarities, rows = part.approximate.search(vectors, query, k, dead.alive(part.start, part.stop))
         kept = similarities >= min_similarity
         ids = self.ids[rows[kept] + part.start]
         return list(zip(similarities[kept].tolist(), ids.tolist(), strict=True))

@@ -149,7 +149,7 @@ class TemplateIndex:
         self, changes: Mapping[str, Template | None], version: int, left_out: int, worth: Mapping[str, Worth]
     ) -> Self:
         """The snapshot after these templates (by id) have become what they are now; None: one that is erased."""
-        dead, fresh = set(self.dead.rows.tolist()), dict(self.fresh)
+        died, back, fresh = set[int](), set[int](), dict(self.fresh)
         gone = {int(id_, 16) for id_ in changes}
         for tenant, group in self.fresh.items():
             kept = ~np.isin(group.ids, np.fromiter(gone, np.uint64, len(gone)))
@@ -159,11 +159,11 @@ class TemplateIndex:
         for id_, template in changes.items():
             row = self.block.row_of(int(id_, 16))
             if row is not None:
-                dead.add(row)
+                died.add(row)
             if template is None or template.state != "active" or template.encoder != self.encoder:
                 continue
             if row is not None and self.block.vectors[row].tobytes() == template.vector:
-                dead.discard(row)
+                back.add(row)
             else:
                 added.setdefault(template.tenant, []).append(template)
         dim = self.dim or next((len(templates[0].vector) // 4 for templates in added.values()), 0)
@@ -173,9 +173,18 @@ class TemplateIndex:
                 np.concatenate([old.ids, new.ids]), np.concatenate([old.vectors, new.vectors])
             )  # fmt: skip
         made = type(self).over(self.block, self._records, self.encoder, version, left_out, worth)
-        made.dead, made.fresh = Dead(dead), {tenant: group for tenant, group in fresh.items() if len(group.ids)}
-        made._size = len(self.block) - len(dead) + made.fresh_rows
+        made.fresh = {tenant: group for tenant, group in fresh.items() if len(group.ids)}
+        made.dead = self._dead(died - back, back)
+        made._size = len(self.block) - len(made.dead) + made.fresh_rows
         return made
+
+    def _dead(self, died: set[int], back: set[int]) -> Dead:
+        if not died and not back:
+            return self.dead
+        rows = np.union1d(self.dead.rows, np.fromiter(died, np.int64, len(died)))
+        dead = Dead(np.setdiff1d(rows, np.fromiter(back, np.int64, len(back))))
+        self.block.prepare(dead)
+        return dead
 
     def groups(self) -> dict[str | None, Group]:
         """All rows that can be found, by tenant: what the next block is made of."""

@@ -20,14 +20,14 @@ import msgspec
 import numpy as np
 
 from registry.atomic_files import LEFTOVER, locked, place_file, sync_folder
-from templates_store.approximate import Approximate
+from templates_store.approximate import Approximate, Recall, open_lists
 from templates_store.block import Block, Part
 from templates_store.database import TemplateStoreError
 
 INDEX_FOLDER = "templates.index"
 """Name of the folder beside the store."""
 
-LAYOUT = 1
+LAYOUT = 2
 _CURRENT = "current.json"
 _CHUNK = 8 * 1024 * 1024
 
@@ -45,13 +45,20 @@ class _File(msgspec.Struct):
     crc32: int
 
 
+class _Lists(msgspec.Struct):
+    """A large part's index, and what it was calibrated to when it was made."""
+
+    file: str
+    probes: int
+    recall: Recall
+    trained_on: int
+
+
 class _Part(msgspec.Struct):
     tenant: str | None
     start: int
     stop: int
-    probes: int = 0
-    trained_on: int = 0
-    file: str | None = None
+    lists: _Lists | None = None
 
 
 class _Manifest(msgspec.Struct):
@@ -149,10 +156,12 @@ def _read(place: Path, manifest: _Manifest) -> Kept:
         vectors = np.memmap(place / "vectors.f32", dtype="<f4", mode="r", shape=(rows, dim))
     parts: dict[str | None, Part] = {}
     for part in manifest.parts:
-        approximate = None
-        if part.file is not None:
-            approximate = Approximate(faiss.read_index(str(place / part.file), faiss.IO_FLAG_MMAP), part.probes)
-        parts[part.tenant] = Part(part.start, part.stop, approximate, part.trained_on)
+        lists = part.lists
+        if lists is None:
+            parts[part.tenant] = Part(part.start, part.stop)
+        else:
+            approximate = Approximate(open_lists(str(place / lists.file)), lists.probes, lists.recall)
+            parts[part.tenant] = Part(part.start, part.stop, approximate, lists.trained_on)
     block = Block(ids.view(np.ndarray), vectors.view(np.ndarray), parts)
     return Kept(block, manifest.version, manifest.mark, manifest.left_out)
 
@@ -196,7 +205,8 @@ def _write_part(place: Path, tenant: str | None, part: Part, files: dict[str, _F
             checksum = zlib.crc32(chunk, checksum)
         os.fsync(file.fileno())
         files[name] = _File(file.tell(), checksum)
-    return _Part(tenant, part.start, part.stop, part.approximate.probes, part.trained_on, name)
+    lists = _Lists(name, part.approximate.probes, part.approximate.recall, part.trained_on)
+    return _Part(tenant, part.start, part.stop, lists)
 
 
 def _remove_others(folder: Path, generation: str) -> None:

@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from encoders.protocol import Vectors
-from templates_store.block import Group, build_block
 from templates_store.create import template_id
-from templates_store.index_files import INDEX_FOLDER, write_index
-from templates_store.live_index import LiveIndex
+from templates_store.database import TemplateStoreError
+from templates_store.index_files import INDEX_FOLDER, read_index, write_index
+from templates_store.live_index import LiveIndex, block_of_records
 from templates_store.store import STORE_FILE, Entry, TemplateStore
 from templates_store.template import Template
 
@@ -44,37 +42,32 @@ def filled(
     encoder: str,
     tenant_of: Callable[[int], str | None] = lambda _: None,
 ) -> Filled:
-    """Write the store and its index; a folder that has them is used as it is.
+    """Write the store and its index; a folder that has them is used as it is, and one that has a part is completed.
 
     The texts come from templates that were checked when they were built, and the check is not what is measured here:
     records are written without doing it again.
     """
-    made = Filled(folder, encoder)
-    if (folder / INDEX_FOLDER / "current.json").is_file():
-        return made
-    ids = np.empty(len(vectors), np.uint64)
     with TemplateStore(folder / STORE_FILE) as store:
-        for start in range(0, len(vectors), _GROUP):
-            stop = min(start + _GROUP, len(vectors))
+        # Each template is one version, so the version says how many of them an interrupted run has left.
+        for start in range(store.version(), len(vectors), _GROUP):
             entries = []
-            for i in range(start, stop):
+            for i in range(start, min(start + _GROUP, len(vectors))):
                 text, query = texts[i % len(texts)], f"{questions[i % len(questions)][:400]} ({i})"
                 template = Template(
                     id=template_id(query, text), query=query, text=text, vector=vectors[i].tobytes(), encoder=encoder,
                     created_at=0.0, builder="benchmark", tenant=tenant_of(i),
                 )  # fmt: skip
-                ids[i] = int(template.id, 16)
                 entries.append(Entry(template.id, "added", None, 0.0, template))
             store._write(_plan(entries))
-        owners = [tenant_of(i) for i in range(len(vectors))]
-        rows: dict[str | None, list[int]] = {}
-        for i, owner in enumerate(owners):
-            rows.setdefault(owner, []).append(i)
-        groups = {owner: Group(ids[own], vectors[own]) for owner, own in rows.items()}
-        block = build_block(groups, vectors.shape[1])
         version = store.version()
-        write_index(folder / INDEX_FOLDER, block, encoder, version, store.mark(version), 0)
-    return made
+        mark = store.mark(version)
+        try:
+            if read_index(folder / INDEX_FOLDER, encoder).mark == mark:
+                return Filled(folder, encoder)
+        except TemplateStoreError:
+            pass  # There is none yet, or one of an older layout.
+        write_index(folder / INDEX_FOLDER, block_of_records(store, encoder), encoder, version, mark, 0)
+    return Filled(folder, encoder)
 
 
 def _plan(entries: list[Entry]) -> Callable[[sqlite3.Connection], list[Entry]]:
