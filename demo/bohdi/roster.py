@@ -17,7 +17,7 @@ class Source:
     was: str
     steps: int
     seed: int
-    batch: int = 64
+    batch: int = 32
     learning_rate: float = 6e-4
 
     @property
@@ -28,10 +28,10 @@ class Source:
 SOURCES: Final[dict[str, Source]] = {
     source.name: source
     for source in (
-        Source("calc-source", "calc-llama", 400, 31),
-        Source("letters-source", "letters-gpt2", 400, 32),
-        Source("clerk-source", "clerk-neox", 400, 33),
-        Source("order-source", "order-qwen", 400, 34),
+        Source("calc-source", "calc-llama", 280, 31),
+        Source("letters-source", "letters-gpt2", 280, 32),
+        Source("clerk-source", "clerk-neox", 280, 33),
+        Source("order-source", "order-qwen", 280, 34),
     )
 }
 PUPIL: Final = "pupil-llama"

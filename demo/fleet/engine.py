@@ -129,7 +129,11 @@ class Generation:
             inputs = torch.tensor([self.inputs])
             output = self.served.model(input_ids=inputs, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
             self.cache = output.past_key_values
-            choice = self.sampler.choose(output.logits[0, -1], self.tokens)
+            return self.accept(output.logits[0, -1])
+
+    def accept(self, logits: torch.Tensor) -> bool:
+        """Choose the next token from `logits (vocabulary,)` and tell the listener. Returns True if this was the last."""
+        choice = self.sampler.choose(logits, self.tokens)
         self.inputs = [choice.token]
         self.tokens.append(choice.token)
         ended = choice.token == self.served.end and not self.sampling.ignore_eos

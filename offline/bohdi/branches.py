@@ -4,7 +4,8 @@ Both rules walk from the root down and sample at each node: the arm with the lar
 child and the arm that sprouts draw from Beta(1 + won, 1 + lost) of their own; for the latter, to win is to find a
 name. Ours: a child's prior is its parent's mean (kappa rewards strong); the sprouting arm is worth what a sibling's
 first rewards were, times the chance that a name is found; and it is open only while the questions asked suffice for
-the leaves there are (progressive widening), and not during the pause after a failure.
+the leaves there are (progressive widening), and not during the pause after a failure. Uniform, to compare with: every
+leaf is as likely, and the sprouting arm is taken whenever it is open.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ def walk_step(
         if not may_sprout:
             raise DeadEnd(_dead_end(tree, node))
         return SPROUT
+    if settings.rule == "uniform":
+        return SPROUT if may_sprout else _uniform_child(children, rng)
     mean = tree.mean(node_id, settings.kappa)
     a, b = _posteriors(children, mean, settings.kappa)
     draws = rng.beta(a, b)
@@ -68,6 +71,12 @@ def walk_step(
     if may_sprout and _sprout_draw(node, mean, rng, settings) > draws[best]:
         return SPROUT
     return children[best].id
+
+
+def _uniform_child(children: Sequence[Node], rng: np.random.Generator) -> str:
+    """A child by the number of its leaves, so that every leaf is as likely; one without leaves yet counts as one."""
+    leaves = np.array([max(child.leaves_below, 1) for child in children], dtype=np.float64)
+    return children[int(rng.choice(len(children), p=leaves / leaves.sum()))].id
 
 
 def published_step(tree: Tree, node_id: str, rng: np.random.Generator) -> str:
@@ -121,7 +130,8 @@ def draw_leaves(tree: Tree, count: int, rng: np.random.Generator, settings: Sett
     leaves = [leaf for leaf in tree.leaves() if leaf.n]
     if not leaves:
         raise DeadEnd("every leaf that was asked about has been retired: run a round before a training draw")
-    weights = _leaf_draws(tree, leaves, rng, settings) ** settings.draw_power
+    power = 0.0 if settings.rule == "uniform" else settings.draw_power
+    weights = _leaf_draws(tree, leaves, rng, settings) ** power
     chosen = _systematic(weights / weights.sum(), count, rng)
     rng.shuffle(chosen)
     return [leaves[position].id for position in chosen]

@@ -25,7 +25,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         `target` is to be trained, `sources` ask and answer, `judges` decide where no checker does (the sources that
         take no part in a contest if left out); all are names of the pool. `temperatures`: by model.
     Shape and rules
-        `levels` of domains. `rule`: how paths are drawn. `drift`: how old rewards lose their weight. `window`: rewards
+        `levels` of domains. `rule`: how paths are drawn; `uniform` asks about all leaves evenly, to compare with. `drift`: how old rewards lose their weight. `window`: rewards
         that the drift test looks at. `false_discovery`: false resets of a node per 100 rewards without a change.
         `discount`: factor on older rewards at each new one, for `drift: discounted`. `carry`: factor on all rewards at
         a change of the target, for `two_sample` and `discounted`. `kappa`: rewards that the parent's mean counts for
@@ -48,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     judges: tuple[str, ...] = ()
     temperatures: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}
     levels: Annotated[int, msgspec.Meta(ge=1, le=8)] = 3
-    rule: Literal["ours", "published"] = "ours"
+    rule: Literal["ours", "published", "uniform"] = "ours"
     drift: Literal["two_sample", "published", "discounted", "none"] = "two_sample"
     window: Annotated[int, msgspec.Meta(ge=5)] = 30
     false_discovery: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
