@@ -24,7 +24,7 @@ I32 = NDArray[np.int32]
 
 
 def align(target: TokenizedText, signal: TeacherSignal, mapping: VocabularyMap) -> AlignedRows:
-    """The signal in the T tokens of `target`; rows are [T, k + 1], the last column holds the token that stands there.
+    """The signal in the T tokens of `target`; rows are [T, k + 1], in no order.
 
     Raises
     ------
@@ -54,6 +54,7 @@ def align(target: TokenizedText, signal: TeacherSignal, mapping: VocabularyMap) 
         ids[row, k], probs[row, k] = target.token_ids[row], np.exp(through) / mass
         same = float(shares[others == target.token_ids[row]].sum())
         valid[row], gold[row] = True, np.logaddexp(through, np.log(same) if same else -np.inf) - np.log(mass)
+    ids, probs = _merged(ids, probs)
     return AlignedRows(ids, probs, _other(probs, valid), valid, gold)
 
 
@@ -98,6 +99,17 @@ def _others(
             shares[column] = top[column]
             ids[column] = mapping.id_of.get(written[len(lead) :], -1)
     return ids, shares, float(shares.sum()) + standing
+
+
+def _merged(ids: I32, probs: F32) -> tuple[I32, F32]:
+    """Each target token once in its row, with all the mass that was told of it; what has no token is left out."""
+    order = np.argsort(ids, axis=1, kind="stable")
+    ids, probs = np.take_along_axis(ids, order, axis=1), np.take_along_axis(probs, order, axis=1)
+    for column in range(1, ids.shape[1]):
+        again = (ids[:, column] == ids[:, column - 1]) & (ids[:, column] >= 0)
+        probs[:, column] += np.where(again, probs[:, column - 1], 0.0)
+        ids[again, column - 1] = -1
+    return ids, np.where(ids >= 0, probs, np.float32(0.0))
 
 
 def _other(probs: F32, valid: NDArray[np.bool_]) -> F32:
