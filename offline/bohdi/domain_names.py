@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from offline.bohdi.reply_faults import script_of
+
 LONGEST_CHARS: Final = 60
 MOST_WORDS: Final = 8
 _MARKS: Final = frozenset(" +#&/'’.,-–—·:()°*!@%・ʼ־،⁺⁻₊₋")
@@ -25,6 +27,9 @@ _NO_NAMES: Final = frozenset(
 )
 _ADDRESS: Final = re.compile(r"(?i)https?:|www\.|\w@\w+\.\w|\w\.(?:com|org)\b")
 _SENTENCE: Final = re.compile(r"\w{4,}[.!:,;]\s+\S+\s+\S+\s+\S+\s+\S+|\w{4,}[.:]\s+[a-z]\w*\s+\S+\s+\S+|[:,]$")
+_LEAST_SHARED: Final = 0.6
+_SHORT_COSINE: Final = 0.5
+_STEM: Final = 4
 _UNSAFE_FILE: Final = Path(__file__).parent / "unsafe_domains.txt"
 
 
@@ -90,3 +95,34 @@ def _plain(name: str) -> str:
 def _unsafe_patterns() -> tuple[re.Pattern[str], ...]:
     lines = _UNSAFE_FILE.read_text(encoding="utf-8").splitlines()
     return tuple(re.compile(line) for line in lines if line.strip() and not line.startswith("#"))
+
+
+def alike(name: str, other: str, cosine: float, threshold: float) -> bool:
+    """Whether two names under one parent stand for one domain, going by their embeddings' cosine and their letters.
+
+    An encoder does not tell "Calculus I" from "Calculus II", and knows next to nothing of words in a script that it was
+    not made for. So numbers have to agree, and names in other scripts than the Latin one have to share letters, too.
+    """
+    if same_name(name, other):
+        return True
+    if _numbers(name) != _numbers(other):
+        return False
+    if not all(script_of(text) == "LATIN" for text in (name, other)):
+        return cosine >= threshold and _shared_pairs(name, other) >= _LEAST_SHARED
+    return cosine >= threshold or (cosine >= _SHORT_COSINE and _short_form(name.casefold(), other.casefold()))
+
+
+def _numbers(name: str) -> list[str]:
+    return re.findall(r"\d+|\b[IVX]+\b", name)
+
+
+def _shared_pairs(name: str, other: str) -> float:
+    """Dice's coefficient of the pairs of neighbouring characters."""
+    one, two = ({text[i : i + 2] for i in range(len(text) - 1)} for text in (name.casefold(), other.casefold()))
+    return 2 * len(one & two) / max(len(one) + len(two), 1)
+
+
+def _short_form(name: str, other: str) -> bool:
+    """Whether one is the usual four letters of the other: Math(s) and Mathematics."""
+    short, full = sorted((name, other), key=len)
+    return len(short.removesuffix("s")) == _STEM and full.startswith(short.removesuffix("s")) and " " not in full
