@@ -2,8 +2,9 @@
 
 The paper's selection network is given the sources' likelihoods of the reference text (arXiv 2505.23844, 1.2 in our
 notes); trained through the fused loss it would favour whom the target already agrees with. Here the weights of a
-cluster of documents are those under which the sources' mixture makes the reference text most likely: expectation-maximisation,
-convex, without a network. A source is kept while its weight is above `threshold`, relative to 1/K.
+cluster of documents are those under which the sources' mixture makes the reference text most likely, found by
+expectation-maximisation: convex, without a network. A source is kept while its weight is above `threshold`, relative
+to 1/K.
 """
 
 from __future__ import annotations

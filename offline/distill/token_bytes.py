@@ -23,6 +23,8 @@ Spelling = Literal["byte_level", "marked_space", "word_piece", "plain"]
 """How a vocabulary writes bytes; `plain` writes characters as they are."""
 
 SPACE_MARK = "▁"
+END = b"\xff"
+"""What the end of a message is written as: a byte that no UTF-8 text has, the same for all tokenizers."""
 LEAST_KNOWN = 0.5
 """Share of a text's bytes that must be written by tokens that are not the unknown one."""
 _FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -46,9 +48,10 @@ class TokenizedText:
 
 @dataclass(frozen=True)
 class TokenBytes:
-    """A tokenizer seen as bytes."""
+    """A tokenizer seen as bytes. `end` is the id of the token that ends a message, if the model has one."""
 
     tokenizer: Tokenizer
+    end: int | None = None
     spelling: Spelling = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,15 +74,19 @@ class TokenBytes:
                 found[index] = _bytes_of(token, self.spelling, prefix)
             elif not added[index].special:
                 found[index] = added[index].content.encode()
+        if self.end is not None:
+            found[self.end] = END
         return found
 
-    def tokenized(self, text: str) -> TokenizedText:
-        """The text in tokens, without special tokens around it.
+    def tokenized(self, text: str, *, ended: bool = False) -> TokenizedText:
+        """The text in tokens, without special tokens around it; `ended`: with the token that ends a message.
 
         Raises
         ------
-        TokenizerError: more than half of the text is of no token of this tokenizer.
+        TokenizerError: more than half of the text is of no token of this tokenizer, or it has no token for the end.
         """
+        if ended and self.end is None:
+            raise TokenizerError("expected a tokenizer with a token that ends a message (eos), this one names none")
         made = self.tokenizer.encode(text, add_special_tokens=False)
         raw = text.encode()
         ends, written = self._ends(made, text, raw)
@@ -89,7 +96,11 @@ class TokenBytes:
             ends[-1] = len(raw)
             spans[:, 1] = ends
             spans[1:, 0] = ends[:-1]
-        return TokenizedText(raw, np.asarray(made.ids, dtype=np.int32), spans)
+        ids = np.asarray(made.ids, dtype=np.int32)
+        if not ended:
+            return TokenizedText(raw, ids, spans)
+        last = np.array([[len(raw), len(raw) + len(END)]], dtype=np.int32)
+        return TokenizedText(raw + END, np.append(ids, np.int32(self.end)), np.concatenate([spans, last]))
 
     def _ends(self, made: Encoding, text: str, raw: bytes) -> tuple[list[int], int]:
         """Where each token ends, and how many bytes were written by tokens with bytes."""

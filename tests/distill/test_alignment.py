@@ -142,3 +142,17 @@ def test_spellings_are_read_from_the_tokenizer() -> None:
         "word_piece": "word_piece",
     }
     assert isinstance(byte_level(), TokenBytes)
+
+
+def test_the_end_of_a_message_is_one_token_of_all_tokenizers() -> None:
+    source, target = TokenBytes(byte_level().tokenizer, end=7), TokenBytes(word_piece().tokenizer, end=0)
+    made = target.tokenized(ENGLISH, ended=True)
+    assert made.token_ids[-1] == 0
+    assert tuple(made.byte_spans[-1]) == (len(ENGLISH.encode()), len(ENGLISH.encode()) + 1)
+    mapping = map_vocabulary(source, target)
+    assert mapping.target_id[7] == 0
+    rows = align(made, signal(source, ENGLISH, ended=True), mapping)
+    assert rows.valid[-1]
+    assert 0 in rows.ids[-1]
+    with pytest.raises(TokenizerError, match="ends a message"):
+        word_piece().tokenized(ENGLISH, ended=True)

@@ -56,9 +56,9 @@ def word_piece(size: int = 300) -> TokenBytes:
 ALL = {"byte_level": byte_level, "unigram": unigram, "word_piece": word_piece}
 
 
-def signal(tokens: TokenBytes, text: str, *, seed: int = 0, k: int = 8) -> TeacherSignal:
+def signal(tokens: TokenBytes, text: str, *, seed: int = 0, k: int = 8, ended: bool = False) -> TeacherSignal:
     """Random distributions over the whole vocabulary at each token of the text, cut to the top k."""
-    made = tokens.tokenized(text)
+    made = tokens.tokenized(text, ended=ended)
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(len(made.token_ids), len(tokens.by_id))) * 3.0
     logits[np.arange(len(logits)), made.token_ids] += 2.0
