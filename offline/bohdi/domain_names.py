@@ -1,4 +1,4 @@
-"""Names of domains: how one is read from a reply, and which ones are none. Any script, and the punctuation that names need.
+"""Names of domains: how one is read from a reply, and which are none. Any script, and the punctuation that names need.
 
 A name goes into later prompts, so it must be a name and nothing else: short, on one line, without brackets, quotes,
 links or sentences.
@@ -18,13 +18,15 @@ from offline.bohdi.reply_faults import script_of
 LONGEST_CHARS: Final = 60
 MOST_WORDS: Final = 8
 _MARKS: Final = frozenset(" +#&/'’.,-–—·:()°*!@%・ʼ־،⁺⁻₊₋")
-"""What may stand in a name besides letters, their marks and digits: C++, C#, R&D, I/O, B.C., .NET, Actor–network, C*."""
+"""What may stand in a name besides letters, their marks and digits: C++, C#, R&D, I/O, .NET, Actor–network, C*."""
 _WRAPPING: Final = " \t\r\n\"'“”„«»‘’`*_"
 _BULLET: Final = re.compile(r"^(?:[-–•*]\s+|\(?\d{1,2}[.)]\s+)")
 _NO_NAMES: Final = frozenset(
-    "unk unknown none null n/a na nil other others misc miscellaneous general root field subject topic domain name "
-    "sub-domain subfield and or the".split()
-)
+    (
+        "unk", "unknown", "none", "null", "n/a", "na", "nil", "other", "others", "misc", "miscellaneous", "general",
+        "root", "field", "subject", "topic", "domain", "name", "sub-domain", "subfield", "and", "or", "the",
+    )
+)  # fmt: skip
 _ADDRESS: Final = re.compile(r"(?i)https?:|www\.|\w@\w+\.\w|\w\.(?:com|org)\b")
 _SENTENCE: Final = re.compile(r"\w{4,}[.!:,;]\s+\S+\s+\S+\s+\S+\s+\S+|\w{4,}[.:]\s+[a-z]\w*\s+\S+\s+\S+|[:,]$")
 _LEAST_SHARED: Final = 0.6
@@ -66,7 +68,7 @@ def read_name(text: str) -> str:
 
 
 def _unwrapped(name: str) -> str:
-    """Without quotes and emphasis around it; a mark that belongs to the name ("C*") is kept where only one end has it."""
+    """Without quotes and emphasis around it; a mark that belongs to the name ("C*") is kept where one end has it."""
     while len(name) > 1 and name[0] in _WRAPPING and name[-1] in _WRAPPING:
         name = name[1:-1].strip()
     return name

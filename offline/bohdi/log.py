@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -75,11 +76,16 @@ _decode_fold: Callable[[bytes], FoldEvent] = msgspec.json.Decoder(FoldEvent).dec
 
 
 class StoredReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a model answered to one step. `text` is None if it failed, with the `failure`; `at` is Unix seconds."""
+    """What a model answered to one step. `text` is None if it failed, with the `failure`; `at` is Unix seconds.
+
+    `tokens`, `prompt_tokens`: of the answer and of what was asked. `finish`: why the answer ended, as the server says.
+    """
 
     text: str | None = None
     failure: str = ""
     tokens: int | None = None
+    prompt_tokens: int | None = None
+    finish: str = ""
     cost_usd: float | None = None
     model_version: str = ""
     at: float = 0.0
@@ -201,10 +207,20 @@ class EpisodeLog:
             )
         return ((step, _decode_reply(body)) for step, body in rows)
 
-    def tree(self) -> Tree:
-        """The tree after the last event: the newest good snapshot and what came after it. It is the caller's own."""
+    def tree(self, until: int | None = None) -> Tree:
+        """The tree after event number `until`, the last one if left out: the newest good snapshot and what came after.
+
+        It is the caller's own.
+        """
         with self._reading() as db:
-            return Tree() if db is None else self._fold(db)
+            return Tree() if db is None else self._fold(db, until)
+
+    def began(self, round: int) -> int | None:
+        """The number of the event with which a round began; None if it has not."""
+        with self._reading() as db:
+            query = "SELECT n FROM events WHERE key = ?"
+            row = None if db is None else db.execute(query, (f"round/{round}/began",)).fetchone()
+        return None if row is None else int(row[0])
 
     def fold(self) -> Tree:
         """The tree from the events alone."""
@@ -224,9 +240,11 @@ class EpisodeLog:
 
     # Files ------------------------------------------------------------------------------------------------------------
 
-    def _fold(self, db: sqlite3.Connection) -> Tree:
-        tree = Tree()
-        for events, digest, state in db.execute("SELECT n, digest, state FROM snapshots ORDER BY n DESC"):
+    def _fold(self, db: sqlite3.Connection, until: int | None = None) -> Tree:
+        tree, last = Tree(), sys.maxsize if until is None else until
+        for events, digest, state in db.execute(
+            "SELECT n, digest, state FROM snapshots WHERE n <= ? ORDER BY n DESC", (last,)
+        ):
             if hashlib.sha256(state).hexdigest() == digest:
                 try:
                     tree = Tree.from_bytes(state)
@@ -236,8 +254,11 @@ class EpisodeLog:
                 if tree.state.events == events:
                     break
                 tree = Tree()
-        self._snapshot_at = tree.state.events
-        for _, event in _pages(db, tree.state.events, _decode_fold, self.path):
+        if until is None:
+            self._snapshot_at = tree.state.events
+        for number, event in _pages(db, tree.state.events, _decode_fold, self.path):
+            if number > last:
+                break
             tree.apply(event)
         return tree
 

@@ -113,10 +113,7 @@ def sprouted(
 
 
 def extracted(text: str, asked: Asked) -> str | None:
-    """What a reply puts between the marks, the last one if there are several; None if nothing stands there.
-
-    A reply that was cut off behind the opening mark counts to its end, if nothing but blank follows the text.
-    """
+    """What a reply puts between the marks, the last one if there are several; None if nothing stands there."""
     text = without_thinking(text)
     if not asked.open:
         return text or None
