@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offline.bohdi.events import ROOT
+from offline.bohdi.leaf_means import posterior_means
 from offline.bohdi.settings import Settings
 from offline.bohdi.tree import Node, Tree
 
@@ -116,8 +117,8 @@ def draw_leaves(tree: Tree, count: int, rng: np.random.Generator, settings: Sett
     """The leaves of a training draw, with repetition: ids of leaves that have been asked about.
 
     Published: for each sample a walk as in `published_step`, without the sprouting arm. Ours: every leaf gets a share
-    in proportion to a posterior draw to the power of `draw_power`, rounded at random; so all that is weak is trained,
-    and not only the weakest.
+    in proportion to its posterior mean (see `leaf_means`) to the power of `draw_power`, rounded at random; so all that
+    is weak is trained, and not only the weakest.
 
     Raises
     ------
@@ -131,26 +132,20 @@ def draw_leaves(tree: Tree, count: int, rng: np.random.Generator, settings: Sett
     if not leaves:
         raise DeadEnd("every leaf that was asked about has been retired: run a round before a training draw")
     power = 0.0 if settings.rule == "uniform" else settings.draw_power
-    weights = _leaf_draws(tree, leaves, rng, settings) ** power
+    weights = _leaf_weights(tree, leaves, settings) ** power
     chosen = _systematic(weights / weights.sum(), count, rng)
     rng.shuffle(chosen)
     return [leaves[position].id for position in chosen]
 
 
-def _leaf_draws(tree: Tree, leaves: Sequence[Node], rng: np.random.Generator, settings: Settings) -> F64:
-    means: dict[str, float] = {}
-    for leaf in leaves:
-        if leaf.parent not in means:
-            means[leaf.parent] = tree.mean(leaf.parent, settings.kappa)
-    prior = np.array([means[leaf.parent] for leaf in leaves])
-    a = 1.0 + settings.kappa * prior + np.array([leaf.won for leaf in leaves])
-    b = 1.0 + settings.kappa * (1.0 - prior) + np.array([leaf.lost for leaf in leaves])
-    draws = rng.beta(a, b)
+def _leaf_weights(tree: Tree, leaves: Sequence[Node], settings: Settings) -> F64:
+    means = posterior_means(tree)
+    weights = np.array([means[leaf.id] for leaf in leaves])
     if settings.traffic and tree.root.traffic:
         share = np.array([leaf.traffic for leaf in leaves]) / tree.root.traffic
-        draws = draws * (1.0 - settings.traffic + settings.traffic * share * len(leaves))
-    weights: F64 = np.maximum(draws, 1e-12)
-    return weights
+        weights = weights * (1.0 - settings.traffic + settings.traffic * share * len(leaves))
+    positive: F64 = np.maximum(weights, 1e-12)
+    return positive
 
 
 def _systematic(shares: F64, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
