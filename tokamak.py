@@ -43,17 +43,23 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     with _what_to_serve(config) as loaded:
         changes: dict[str, Any] = {} if port is None else {"port": port}
-        chosen_dir = data_dir or os.environ.get("TOKAMAK_DATA_DIR")
-        if chosen_dir:
-            changes["data_dir"] = str(chosen_dir)
-        server = loaded.server.model_copy(update=changes)
+        folder, told = _data_folder(data_dir, loaded.server.data_dir)
+        server = loaded.server.model_copy(update={**changes, "data_dir": folder})
         typer.echo(
             f"Tokamak serves {len(loaded.models)} models on http://{server.host}:{server.port}/v1 (ask for model "
-            f'"auto"); admin API on http://{server.admin_host}:{server.admin_port}.',
+            f'"auto"); admin API on http://{server.admin_host}:{server.admin_port}; data in {told}.',
             err=True,
         )
         code = run(loaded.model_copy(update={"server": server}))
     raise typer.Exit(code)
+
+
+def _data_folder(named: Path | None, configured: str) -> tuple[str, str]:
+    """The data folder, and how it is told: an option wins over $TOKAMAK_DATA_DIR, that over the config."""
+    by = "--data-dir" if named is not None else "$TOKAMAK_DATA_DIR"
+    folder = str(named) if named is not None else os.environ.get("TOKAMAK_DATA_DIR") or configured
+    told = folder if folder == configured else f"{folder} (by {by}; server.data_dir, {configured}, is not used)"
+    return folder, told
 
 
 @contextmanager
@@ -115,32 +121,48 @@ def config_schema() -> None:
     typer.echo(json.dumps(config_json_schema(), indent=2))
 
 
-def _mount_offline(target: typer.Typer) -> None:
+def _mount_training(target: typer.Typer) -> None:
     from offline.commands import deploy_command, evaluate_command, train_command
-    from offline.routing.calibrate_command import calibrate_command
-    from offline.templates.commands import templates_app
 
     target.command("train")(train_command)
     target.command("evaluate")(evaluate_command)
     target.command("deploy")(deploy_command)
+
+
+def _mount_calibrate(target: typer.Typer) -> None:
+    from offline.routing.calibrate_command import calibrate_command
+
     target.command("calibrate")(calibrate_command)
+
+
+def _mount_templates(target: typer.Typer) -> None:
+    from offline.templates.commands import templates_app
+
     target.add_typer(templates_app, name="templates")
+
+
+def _mount_worker(target: typer.Typer) -> None:
+    from offline.worker_command import worker_command
+
+    target.command("worker")(worker_command)
 
 
 def _mount_rollouts(target: typer.Typer) -> None:
     from offline.routing.rollout_commands import jobs_app, rollout_app
-    from offline.worker_command import worker_command
 
-    target.command("worker")(worker_command)
     target.add_typer(rollout_app, name="rollout")
     target.add_typer(jobs_app, name="jobs")
 
 
-def _mount_arms(target: typer.Typer) -> None:
-    from offline.routing.drift_command import drift_command
+def _mount_onboard(target: typer.Typer) -> None:
     from offline.routing.onboard_command import onboard_command
 
     target.command("onboard")(onboard_command)
+
+
+def _mount_drift(target: typer.Typer) -> None:
+    from offline.routing.drift_command import drift_command
+
     target.command("drift")(drift_command)
 
 
@@ -160,9 +182,13 @@ def _mount_demo(target: typer.Typer) -> None:
 
 
 _GROUPS: tuple[tuple[tuple[str, ...], Callable[[typer.Typer], None]], ...] = (
-    (("train", "evaluate", "deploy", "calibrate", "templates"), _mount_offline),
-    (("worker", "rollout", "jobs"), _mount_rollouts),
-    (("onboard", "drift"), _mount_arms),
+    (("train", "evaluate", "deploy"), _mount_training),
+    (("calibrate",), _mount_calibrate),
+    (("templates",), _mount_templates),
+    (("worker",), _mount_worker),
+    (("rollout", "jobs"), _mount_rollouts),
+    (("onboard",), _mount_onboard),
+    (("drift",), _mount_drift),
     (("log",), _mount_log),
     (("demo",), _mount_demo),
 )
@@ -172,11 +198,26 @@ _LIGHT = ("serve", "config", "discover")
 
 def main() -> None:
     """Run the command line. Only the group that is asked for is imported; without one, all are, to list them."""
-    asked = sys.argv[1] if len(sys.argv) > 1 else ""
-    for names, mount in _GROUPS:
-        if asked in names or asked not in (*_LIGHT, *(name for group, _ in _GROUPS for name in group)):
-            mount(app)
+    mount_groups(app, sys.argv[1] if len(sys.argv) > 1 else "")
     app()
+
+
+def mount_groups(target: typer.Typer, asked: str) -> None:
+    """Mount the group of the command `asked`, or every group that can be imported if there is no such command.
+
+    Raises
+    ------
+    ImportError: the group that was asked for cannot be imported.
+    """
+    known = (*_LIGHT, *(name for names, _ in _GROUPS for name in names))
+    for names, mount in _GROUPS:
+        if asked in names:
+            mount(target)
+        elif asked not in known:
+            try:
+                mount(target)
+            except ImportError as error:
+                typer.echo(f"left out {', '.join(names)}: {error}", err=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,10 @@ class ServerConfig(Section):
     port: int = Field(8400, ge=0, le=65535, description="Port of the OpenAI-compatible API.")
     admin_host: str = Field("127.0.0.1", description="Address the admin port listens on.")
     admin_port: int = Field(8401, ge=0, le=65535, description="Port of the admin API.")
-    data_dir: str = Field("tokamak-data", description="Folder of the log, the artifacts and the templates.")
+    data_dir: str = Field(
+        "tokamak-data",
+        description="Folder of log, artifacts and templates; `--data-dir` and `$TOKAMAK_DATA_DIR` win over it.",
+    )
     max_body_bytes: int = Field(20_000_000, gt=0, description="Larger request bodies are refused with 413.")
     drain_s: float = Field(30.0, ge=0, description="Longest wait for running requests at shutdown, in seconds.")
 

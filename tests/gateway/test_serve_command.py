@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import tokamak
@@ -133,6 +134,31 @@ def test_a_config_that_is_not_there(tmp_path: Path) -> None:
     done = CliRunner().invoke(tokamak.app, ["serve", "--config", str(tmp_path / "none.yaml")])
     assert done.exit_code == 2
     assert "none.yaml" in done.output
+
+
+def test_the_folder_of_the_environment_wins_over_the_configs_and_says_so(tmp_path: Path) -> None:
+    port, admin = free_ports(2)
+    elsewhere = tmp_path / "elsewhere"
+    config = write_config(tmp_path, port=port, admin=admin)
+    with served(config, port, TOKAMAK_DATA_DIR=str(elsewhere)) as process:
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=WAIT_S)[1]
+    assert f"data in {elsewhere} (by $TOKAMAK_DATA_DIR; server.data_dir, {tmp_path / 'data'}, is not used)" in said
+    assert (elsewhere / "traffic.db").exists()
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_broken_group_of_commands_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "offline.templates.commands", None)
+    trains, lists = typer.Typer(), typer.Typer()
+    tokamak.mount_groups(trains, "train")
+    tokamak.mount_groups(lists, "--help")
+    assert {command.name for command in trains.registered_commands} == {"train", "evaluate", "deploy"}
+    assert "drift" in {command.name for command in lists.registered_commands}
+    assert {group.name for group in lists.registered_groups} >= {"rollout", "jobs", "log"}
+    assert "templates" not in {group.name for group in lists.registered_groups}
+    with pytest.raises(ImportError):
+        tokamak.mount_groups(typer.Typer(), "templates")
 
 
 def test_a_corrupt_router_is_refused_with_what_to_do(tmp_path: Path) -> None:
