@@ -3,9 +3,11 @@
 A query's text is never read: the log is read without content. What comes out are counts by node, and nothing else of a
 query goes into the tree's log. So no prompt, no name of a domain and no training example can hold a user's words.
 
-A node is where the questions that were made up for it are: the mean of their vectors and of its name's. A query belongs
-to the nearest leaf if it is as near to it as the leaf's own questions are (all but the farthest 5 %); if it is not, it
-is unmatched at the nearest node above of which that is true, and at the root in the end: there the tree should sprout.
+A node is where the questions that were made up for it are: the mean of their vectors and of its name's, in a space in
+which the questions of a leaf are spread alike in all directions (the vectors are centred, and multiplied by the inverse
+root of the covariance within leaves, shrunk towards a sphere). A query belongs to the nearest leaf if it is as near to
+it as the tree's own questions are to theirs (all but the farthest 5 %). If it is not, it is unmatched at the nearest
+node above of which that is true, and at the root in the end: there the tree should sprout.
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ from traffic.log import TrafficLog
 from traffic.records import Interaction
 
 OWN: Final = 0.05
-"""Part of a node's own questions that is farther from it than what counts as near."""
+"""Part of the tree's own questions that is farther from every node of a level than what counts as near."""
 LEAST_OWN: Final = 20
-"""Questions of a level, of nodes with at least two, from which its floor is taken; with fewer it is `FLOOR`."""
-FLOOR: Final = 0.3
+"""Questions from which a floor and a spread can be told; with fewer they are `FLOOR` and the encoder's."""
+FLOOR: Final = 0.1
+FOLDS: Final = 5
+"""Parts into which the questions are dealt to take the floors: each is held against what the others say."""
 QUESTIONS: Final = 200
 """Newest questions of a leaf that say where it is, at most."""
 _BATCH: Final = 4096
@@ -57,73 +61,120 @@ class Mapped:
 
 
 @dataclass(frozen=True, slots=True)
+class _Space:
+    """Where vectors are compared: `unit((vector - centre) @ shape)`."""
+
+    centre: F64
+    shape: F64
+
+    def __call__(self, vectors: Vectors | F64) -> F64:
+        return _unit((vectors - self.centre) @ self.shape)
+
+
+@dataclass(frozen=True, slots=True)
 class _Level:
-    """The nodes of a level, where they are (shape [nodes, dim], unit rows), and how near is near."""
+    """The nodes of a level and where they are (shape [nodes, dim], unit rows)."""
 
     ids: tuple[str, ...]
-    places: Vectors
-    floor: float
+    places: F64
+
+
+@dataclass(frozen=True, slots=True)
+class _Grown:
+    """What the landmarks are made from: for each level, from the leaves' up, its nodes, the vectors of their names, and
+    for each leaf the node that it lies below."""
+
+    ids: list[tuple[str, ...]]
+    names: list[Vectors]
+    above: list[list[int]]
+
+    def levels(self, asked: Sequence[Vectors], space: _Space) -> list[_Level]:
+        """The levels, given the vectors of the questions of each leaf."""
+        sums = [space(vectors).sum(axis=0) for vectors in asked]
+        found = []
+        for ids, names, above in zip(self.ids, self.names, self.above, strict=True):
+            totals = space(names)
+            np.add.at(totals, above, np.array(sums))
+            found.append(_Level(ids, _unit(totals)))
+        return found
 
 
 class Landmarks:
-    """Where the nodes of a tree are, as one encoder sees them."""
+    """Where the nodes of a tree are, as one encoder sees them.
+
+    `floors`: the least similarity that counts as near, from the leaves' level up.
+    """
 
     def __init__(self, tree: Tree, questions: Mapping[str, Sequence[str]], encoder: Encoder) -> None:
         """`questions`: those that were made up, by leaf, oldest first."""
-        leaves = [leaf for leaf in tree.leaves() if len(tree.path(leaf.id)) == tree.levels]
-        vectors = {leaf.id: _encoded(encoder, list(questions.get(leaf.id, ()))[-QUESTIONS:]) for leaf in leaves}
-        below: dict[int, dict[str, list[Vectors]]] = {level: {} for level in range(1, tree.levels + 1)}
-        for leaf in leaves:
-            for node in tree.path(leaf.id):
-                below[node.level].setdefault(node.id, []).append(vectors[leaf.id])
         self.encoder = encoder.hash
-        self._levels = [
-            _level({node: np.concatenate(parts) for node, parts in below[level].items()}, tree, encoder)
-            for level in range(tree.levels, 0, -1)
-            if below[level]
-        ]
+        leaves = list(tree.leaves())
+        asked = [_encoded(encoder, list(questions.get(leaf.id, ()))[-QUESTIONS:]) for leaf in leaves]
+        grown = _grown(tree, [leaf.id for leaf in leaves], encoder)
+        self._space = _space(asked, encoder.dim)
+        self._levels = grown.levels(asked, self._space)
+        self.floors = _floors(grown, asked, encoder.dim)
 
     def place(self, vectors: Vectors) -> list[tuple[str, bool]]:
         """For each query, shape [queries, dim], its node and whether it is a leaf that it belongs to."""
         found: list[tuple[str, bool]] = [(ROOT, False)] * len(vectors)
-        open_ = np.arange(len(vectors))
-        for depth, level in enumerate(self._levels):
-            similarity = vectors[open_] @ level.places.T
+        rows, left = self._space(vectors), np.arange(len(vectors))
+        for depth, (level, floor) in enumerate(zip(self._levels, self.floors, strict=True)):
+            similarity = rows[left] @ level.places.T
             best = similarity.argmax(axis=1)
-            near = similarity[np.arange(len(open_)), best] >= level.floor
-            for place, node in zip(open_[near], best[near], strict=True):
+            near = similarity[np.arange(len(left)), best] >= floor
+            for place, node in zip(left[near], best[near], strict=True):
                 found[place] = (level.ids[node], depth == 0)
-            open_ = open_[~near]
+            left = left[~near]
         return found
 
-    @property
-    def floors(self) -> list[float]:
-        """The least similarity that counts as near, from the leaves' level up."""
-        return [level.floor for level in self._levels]
+
+def _grown(tree: Tree, leaves: Sequence[str], encoder: Encoder) -> _Grown:
+    grown = _Grown([], [], [])
+    for level in range(tree.levels, 0, -1) if leaves else ():
+        above = [tree.path(leaf)[level - 1].id for leaf in leaves]
+        ids = tuple(dict.fromkeys(above))
+        grown.ids.append(ids)
+        grown.names.append(encoder.encode([" ".join(tree.path_names(node)) for node in ids]))
+        grown.above.append([ids.index(node) for node in above])
+    return grown
 
 
-def _level(vectors: Mapping[str, Vectors], tree: Tree, encoder: Encoder) -> _Level:
-    names = encoder.encode([" ".join(tree.path_names(node)) for node in vectors])
-    places, own = [], list[F64]()
-    for name, rows in zip(names, vectors.values(), strict=True):
-        total = rows.sum(axis=0, dtype=np.float64) + name
-        places.append(_unit(total))
-        if len(rows) > 1:
-            # Each question is held against the place without it.
-            rest = total - rows
-            norms = np.maximum(np.linalg.norm(rest, axis=1), 1e-12)
-            own.append((rows * rest).sum(axis=1) / norms)
-    similar = np.concatenate(own) if own else np.empty(0)
-    floor = float(np.quantile(similar, OWN)) if len(similar) >= LEAST_OWN else FLOOR
-    return _Level(tuple(vectors), np.asarray(places, dtype=np.float32), floor)
+def _space(groups: Sequence[Vectors], dim: int) -> _Space:
+    rows = np.concatenate([*groups, np.empty((0, dim), np.float32)]).astype(np.float64)
+    if len(rows) < LEAST_OWN:
+        return _Space(np.zeros(dim), np.eye(dim))
+    within = np.concatenate([group - group.mean(axis=0) for group in groups if len(group)])
+    covariance = within.T @ within / len(rows)
+    # The fewer questions there are for each direction, the less their covariance is to be believed.
+    trust = len(rows) / (len(rows) + dim)
+    sphere = max(float(np.trace(covariance)) / dim, 1e-12)
+    values, directions = np.linalg.eigh(trust * covariance + (1.0 - trust) * sphere * np.eye(dim))
+    return _Space(rows.mean(axis=0), directions / np.sqrt(values) @ directions.T)
+
+
+def _floors(grown: _Grown, asked: Sequence[Vectors], dim: int) -> list[float]:
+    """By level: what all but `OWN` of the questions reach when they are held against the others alone."""
+    if sum(len(vectors) for vectors in asked) < LEAST_OWN:
+        return [FLOOR] * len(grown.ids)
+    nearest: list[list[F64]] = [[] for _ in grown.ids]
+    for fold in range(FOLDS):
+        inside = [np.arange(len(vectors)) % FOLDS != fold for vectors in asked]
+        rest = [vectors[chosen] for vectors, chosen in zip(asked, inside, strict=True)]
+        space = _space(rest, dim)
+        held = space(np.concatenate([vectors[~chosen] for vectors, chosen in zip(asked, inside, strict=True)]))
+        for found, level in zip(nearest, grown.levels(rest, space), strict=True):
+            found.append((held @ level.places.T).max(axis=1, initial=-1.0))
+    return [float(np.quantile(np.concatenate(found), OWN)) for found in nearest]
 
 
 def _encoded(encoder: Encoder, texts: Sequence[str]) -> Vectors:
     return encoder.encode(texts) if texts else np.empty((0, encoder.dim), dtype=np.float32)
 
 
-def _unit(vector: F64) -> F64:
-    return vector / max(float(np.linalg.norm(vector)), 1e-12)
+def _unit(rows: F64) -> F64:
+    unit: F64 = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+    return unit
 
 
 def questions_by_leaf(events: Iterable[tuple[int, AnyEvent]]) -> dict[str, list[str]]:
