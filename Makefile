@@ -25,7 +25,7 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 EDITABLE := --no-build-isolation --constraint constraints.txt --editable
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help run test unit lint types demo bench-gateway bench-demo bench-encoders bench-routing bench-templates vllm constraints clean
+.PHONY: help run test unit lint types demo bench-gateway bench-demo bench-encoders bench-routing bench-templates bench-templates-live vllm constraints clean
 
 help: ## Say what there is to make
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | column -t -s '|'
@@ -80,6 +80,10 @@ bench-routing: $(STATE)/dev ## Run every router on every pool of real logs; RUN=
 bench-templates: $(STATE)/dev ## Measure thought templates up to a million; RUN=--quick for a part in a minute
 	@echo "== Measuring thought templates (the first run makes a million vectors, which takes half an hour)"
 	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.templates $(RUN)
+
+bench-templates-live: $(STATE)/dev ## Measure thought templates end to end, on models that can follow them
+	@echo "== Measuring the uplift of thought templates over HTTP"
+	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.templates_live $(RUN)
 
 vllm: .vllm/.ready ## Install a vLLM for the CPU in an environment of its own (3.5 GB)
 

@@ -25,7 +25,10 @@ class TrafficError(RuntimeError):
 
 
 class Answer(NamedTuple):
-    """One answer through the gateway. `arm` is the one that gave it; `cost_usd` is None where no price is known."""
+    """One answer through the gateway. `arm` is the one that gave it; `cost_usd` is None where no price is known.
+
+    `templates` are the ids of the thought templates that stood in its prompt.
+    """
 
     question: Question
     arm: str
@@ -33,6 +36,7 @@ class Answer(NamedTuple):
     cost_usd: float | None
     request_id: str
     router: str | None
+    templates: tuple[str, ...] = ()
 
     @property
     def model(self) -> str:
@@ -112,6 +116,7 @@ class GatewayClient:
                 cost_usd=None if cost is None else float(cost),
                 request_id=headers["x-request-id"],
                 router=headers.get("x-tokamak-router"),
+                templates=tuple(filter(None, headers.get("x-tokamak-template", "").split(","))),
             )
         except (KeyError, IndexError, TypeError) as error:
             raise TrafficError(f"the answer to {question.id} lacks {error}: {str(answer)[:200]}") from error

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from demo.run import DEFAULT_FOLDER, DEFAULT_POOL, run
+from demo.run import DEFAULT_FOLDER, DEFAULT_POOL, Fleet, run
 from demo.stack import stop_children_when_terminated
+from demo.thought.show import run_templates
 
 
 class FleetName(StrEnum):
@@ -18,11 +19,23 @@ class FleetName(StrEnum):
     REPLAY = "replay"
     MODELS = "models"
     ALL = "all"
+    TEMPLATES = "templates"
+
+
+LEARNING_FLEETS: dict[FleetName, Fleet] = {
+    FleetName.REPLAY: "replay",
+    FleetName.MODELS: "models",
+    FleetName.ALL: "all",
+}
 
 
 def demo_command(
     fleet: Annotated[
-        FleetName, typer.Argument(help="replay: logged answers of real LLMs; models: small models run here; all: both.")
+        FleetName,
+        typer.Argument(
+            help="replay: logged answers of real LLMs; models: small models run here; all: both. templates: thought "
+            "templates from a model that knows to one that follows them."
+        ),
     ] = FleetName.ALL,
     pool: Annotated[str, typer.Option(help="Replay sample: llmrouter14, mmlu_pro, or a log file.")] = DEFAULT_POOL,
     queries: Annotated[int | None, typer.Option(min=100, help="Use only this many of the replayed queries.")] = None,
@@ -35,4 +48,7 @@ def demo_command(
     Exit code 0: learning helped; 1: it did not; 2: the demo could not be completed.
     """
     stop_children_when_terminated()
-    raise typer.Exit(run(fleet=fleet.value, pool=pool, queries=queries, asks=asks, router=router, out_dir=out))
+    which = LEARNING_FLEETS.get(fleet)
+    if which is None:
+        raise typer.Exit(run_templates(router, out))
+    raise typer.Exit(run(fleet=which, pool=pool, queries=queries, asks=asks, router=router, out_dir=out))

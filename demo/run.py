@@ -150,9 +150,9 @@ def run_scenario(scenario: Scenario, router: str, out_dir: Path, console: Consol
     with (
         scenario.upstream(folder) as upstream,
         gateway(scenario.config(upstream), folder) as stack,
-        _bars(console) as bars,
+        bars(console) as shown,
     ):
-        findings = asyncio.run(_experiment(scenario, stack, router, ShownProgress(bars)))
+        findings = asyncio.run(_experiment(scenario, stack, router, ShownProgress(shown)))
     show(findings, folder, console)
     return findings
 
@@ -168,10 +168,10 @@ async def _experiment(scenario: Scenario, stack: Stack, router: str, progress: S
         async with gateway_client(stack.base_url, stack.metrics_url) as client:
             return await Experiment(client, scenario.workload, scenario.plan, learn, progress).run()
     except ExceptionGroup as group:
-        raise _first(group) from group
+        raise first_error(group) from group
 
 
-def _first(group: ExceptionGroup[Exception]) -> Exception:
+def first_error(group: ExceptionGroup[Exception]) -> Exception:
     """The error that stopped the traffic; the others of a group are its consequences."""
     error: Exception = group
     while isinstance(error, ExceptionGroup):
@@ -194,7 +194,8 @@ def show(findings: Findings, folder: Path, console: Console) -> None:
 
 
 @contextmanager
-def _bars(console: Console) -> Iterator[Bars]:
+def bars(console: Console) -> Iterator[Bars]:
+    """Bars of progress; hidden where the output is not a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bars:
         yield bars

@@ -117,18 +117,25 @@ def gateway(config: dict[str, Any], folder: Path) -> Iterator[Stack]:
 
 def train(stack: Stack, router: str) -> None:
     """`tokamak train --deploy` on the log of the run. Raises StackError with what it said if it fails."""
-    command = [sys.executable, "-m", "tokamak", "train", "--log", stack.log_url, "--data-dir", str(stack.data_dir)]
-    command += ["--router", router, "--deploy"]
-    output = stack.folder / "train.log"
-    with output.open("wb") as sink:
+    finished(stack, "train", ["train", "--log", stack.log_url, "--router", router, "--deploy"])
+
+
+def finished(stack: Stack, name: str, arguments: Sequence[str], limit_s: float = TRAIN_LIMIT_S) -> str:
+    """Run `tokamak` with these arguments on the data of the run: what it printed. `<name>.log` keeps its notes.
+
+    Raises StackError with what it said if it fails or takes longer than `limit_s`.
+    """
+    command = [sys.executable, "-m", "tokamak", *arguments, "--data-dir", str(stack.data_dir)]
+    output, printed = stack.folder / f"{name}.log", stack.folder / f"{name}.out"
+    with output.open("wb") as sink, printed.open("wb") as out:
         try:
-            done = subprocess.run(
-                command, stdout=sink, stderr=subprocess.STDOUT, env=environment(), timeout=TRAIN_LIMIT_S, check=False
-            )
+            done = subprocess.run(command, stdout=out, stderr=sink, env=environment(), timeout=limit_s, check=False)
         except subprocess.TimeoutExpired as error:
-            raise StackError(f"training took longer than {TRAIN_LIMIT_S:.0f} s\n{tail(output)}") from error
+            raise StackError(f"{name} took longer than {limit_s:.0f} s\n{tail(output)}") from error
     if done.returncode != 0:
-        raise StackError(f"`{' '.join(command[2:])}` ended with code {done.returncode}:\n{tail(output)}")
+        said = f"{tail(printed)}\n{tail(output)}"
+        raise StackError(f"`{' '.join(command[2:])}` ended with code {done.returncode}:\n{said}")
+    return printed.read_text()
 
 
 async def all_feedback_logged(stack: Stack, expected: int) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 from demo.fleet.families import FAMILIES
 
 Architecture = Literal["llama", "gpt2", "gpt_neox", "qwen2"]
-Role = Literal["specialist", "generalist", "target"]
+Role = Literal["specialist", "generalist", "target", "sage", "follower"]
 MODELS_DIR = Path(__file__).parent / "models"
 CONTEXT_WINDOW = 1024
 """Tokens of prompt and answer together, for every model of the fleet."""
@@ -62,3 +62,13 @@ ROSTER: dict[str, Member] = {
 }  # fmt: skip
 SERVED = tuple(ROSTER)
 """Names of all models, in the order in which they are listed everywhere."""
+
+CODE_BOOK: dict[str, Member] = {
+    member.name: member
+    for member in (
+        Member("sage-llama", "sage", "llama", ("codes", "sorting"), 1000, 1200, 21, initial_std=0.08),
+        Member("follower-llama", "follower", "llama", ("codes", "sorting"), 1000, 1500, 22, batch=32, initial_std=0.08),
+    )
+}
+"""The two models of the proof of thought templates (`demo.fleet.codes`). They are no part of the fleet's routes."""
+ALL_MEMBERS = ROSTER | CODE_BOOK

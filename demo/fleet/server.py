@@ -31,7 +31,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from demo.fleet.engine import Engine, Failed, Generation, Piece, Served, load
-from demo.fleet.roster import ROSTER
+from demo.fleet.roster import ALL_MEMBERS, ROSTER
 from demo.fleet.wire import (
     ApiError,
     ChatRequest,
@@ -278,13 +278,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Serve the demo fleet over the OpenAI API.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8500)
-    parser.add_argument("--models", nargs="+", choices=list(ROSTER), default=list(ROSTER), metavar="NAME")
+    parser.add_argument("--models", nargs="+", choices=list(ALL_MEMBERS), default=list(ROSTER), metavar="NAME")
     parser.add_argument("--exit-with-parent", action="store_true", help="stop when the starting process is gone")
     arguments = parser.parse_args()
     if arguments.exit_with_parent:
         threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
-    engine = Engine(load(ROSTER[name].folder, name) for name in arguments.models)
+    engine = Engine(load(ALL_MEMBERS[name].folder, name) for name in arguments.models)
     print(f"demo fleet: {', '.join(engine.models)} on http://{arguments.host}:{arguments.port}/v1", flush=True)
     uvicorn.run(FleetServer(engine).app(), host=arguments.host, port=arguments.port, log_level="warning")
 

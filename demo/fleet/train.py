@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import time
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -16,9 +17,10 @@ import torch
 from tokenizers import Tokenizer
 
 from demo.fleet import tokenization
-from demo.fleet.roster import CONTEXT_WINDOW, ROSTER, Member
+from demo.fleet.code_training import train_reader
+from demo.fleet.roster import ALL_MEMBERS, CODE_BOOK, CONTEXT_WINDOW, Member
 from demo.fleet.tasks import mixed
-from demo.fleet.training import train
+from demo.fleet.training import Report, train
 
 GENERALIST_CEILING = 0.5
 """Accuracy at which the generalist is no longer taught a family."""
@@ -33,11 +35,18 @@ def tokenizer_of(member: Member) -> Tokenizer:
     return tokenization.byte_level((f"{q.text}\n{q.answer}" for q in [*own, *others]), member.vocabulary)
 
 
+def trained(member: Member, report: Report) -> tuple[Any, Tokenizer]:
+    """The member's model, freshly trained, and its tokenizer."""
+    if member.name in CODE_BOOK:
+        return train_reader(member, report)
+    tokenizer = tokenizer_of(member)
+    return train(member, tokenizer, report, GENERALIST_CEILING if member.role == "generalist" else None), tokenizer
+
+
 def train_member(member: Member) -> None:
     """Train one model and write its folder: weights in float16, config, tokenizer and how it was trained."""
-    tokenizer, started = tokenizer_of(member), time.monotonic()
-    ceiling = GENERALIST_CEILING if member.role == "generalist" else None
-    model = train(member, tokenizer, lambda line: print(line, flush=True), ceiling)
+    started = time.monotonic()
+    model, tokenizer = trained(member, lambda line: print(line, flush=True))
     seconds = round(time.monotonic() - started, 1)
     tokenization.save(tokenizer, member.folder, CONTEXT_WINDOW)
     model.half().save_pretrained(member.folder)
@@ -52,10 +61,10 @@ def train_member(member: Member) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the models of the demo fleet from scratch.")
-    parser.add_argument("--only", nargs="+", choices=list(ROSTER), default=list(ROSTER), metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=list(ALL_MEMBERS), default=list(ALL_MEMBERS), metavar="NAME")
     torch.set_num_threads(1)
     for name in parser.parse_args().only:
-        train_member(ROSTER[name])
+        train_member(ALL_MEMBERS[name])
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ from demo.fleet.tokenization import END, PAD
 HEAD_DIM = 32
 STEPWISE = "multiply"
 """The family that the generalist is also taught with its steps written out."""
+EVERY = 100
+"""Steps between two measurements."""
 Report = Callable[[str], None]
 
 
@@ -159,14 +161,31 @@ def settling(member: Member, step: int) -> bool:
 
 def train(member: Member, tokenizer: Tokenizer, report: Report, ceiling: float | None = None) -> Any:
     """Train one member from scratch and return the model. Deterministic for a seed and a torch build."""
-    rng, encoder = Random(member.seed), Encoder(tokenizer)
+    rng = Random(member.seed)
     pool = Pool(member.families, EVERYTHING, 6000, member.seed, easy=member.role == "specialist")
-    model = build(member, tokenizer).train()
+    weights = Weights(member.families, ceiling)
+
+    def measured(model: Any) -> dict[str, float]:
+        accuracy = accuracy_of(model, tokenizer, member.families, 60)
+        weights.update(accuracy)
+        return accuracy
+
+    return fit(member, tokenizer, lambda step: draw(pool, weights, rng, member, step), measured, report)
+
+
+def fit(
+    member: Member,
+    tokenizer: Tokenizer,
+    drawn: Callable[[int], Sequence[Example]],
+    measured: Callable[[Any], dict[str, float]],
+    report: Report,
+) -> Any:
+    """The loop: learns the examples `drawn` for each step; reports what is `measured` every hundred steps."""
+    encoder, model = Encoder(tokenizer), build(member, tokenizer).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=member.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
-    weights, started, losses = Weights(member.families, ceiling), time.monotonic(), 0.0
-    every = 100
+    started, losses = time.monotonic(), 0.0
     for step in range(member.steps):
-        batch = encoder.batch(draw(pool, weights, rng, member, step))
+        batch = encoder.batch(drawn(step))
         for group in optimiser.param_groups:
             group["lr"] = step_rate(member, step)
         loss = model(input_ids=batch.ids, labels=batch.labels).loss
@@ -175,11 +194,10 @@ def train(member: Member, tokenizer: Tokenizer, report: Report, ceiling: float |
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         losses += loss.item()
-        if (step + 1) % every == 0:
-            accuracy = accuracy_of(model.eval(), tokenizer, member.families, 60)
-            weights.update(accuracy)
+        if (step + 1) % EVERY == 0:
+            accuracy = measured(model.eval())
             model.train()
             shown = " ".join(f"{family}={value:.2f}" for family, value in accuracy.items())
-            report(f"{member.name} step {step + 1} loss {losses / every:.4f} {shown} {time.monotonic() - started:.0f}s")
+            report(f"{member.name} step {step + 1} loss {losses / EVERY:.4f} {shown} {time.monotonic() - started:.0f}s")
             losses = 0.0
     return model.eval()
