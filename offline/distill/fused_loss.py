@@ -35,6 +35,10 @@ class TeacherRows:
     other: Tensor
     valid: Tensor
 
+    def to(self, device: object) -> TeacherRows:
+        """The same rows on another device."""
+        return TeacherRows(*(part.to(device) for part in (self.ids, self.probs, self.other, self.valid)))
+
 
 class Losses(NamedTuple):
     """Means over positions, in nats: what is descended, and its two parts. `fused` is 0 where no source is valid."""
@@ -46,9 +50,9 @@ class Losses(NamedTuple):
 
 def training_loss(
     logits: Tensor, labels: Tensor, rows: Sequence[TeacherRows], weights: Tensor, *,
-    mix: float, divergence: Divergence = "forward", temperature: float = 1.0,
+    mix: float, divergence: Divergence = "forward", temperature: float = 1.0, counts: Tensor | None = None,
 ) -> Losses:  # fmt: skip
-    """(1 - mix) CLM + mix * fused, over N positions.
+    """(1 - mix) CLM + mix * fused, over N positions, which count as `counts` [N] says, all alike if it is None.
 
     `logits` [N, V] predict `labels` int64 [N], -100 where nothing is learned (no source teaches there either).
     `weights` [N, K]: of each source at each position; they are normalised over the sources that are valid there.
@@ -61,19 +65,21 @@ def training_loss(
     learned = labels >= 0
     log_total = logits.logsumexp(dim=-1)
     at_label = logits.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
-    clm = _mean(log_total - at_label, learned)
+    counted = learned.to(logits.dtype) if counts is None else learned * counts
+    clm = _mean(log_total - at_label, counted)
     if mix == 0.0 or not rows:
         return Losses(clm, clm, clm.new_zeros(()))
     softened = log_total if temperature == 1.0 else (logits / temperature).logsumexp(dim=-1)
-    fused = fused_loss(logits, softened, rows, weights * learned.unsqueeze(-1), divergence, temperature)
+    fused = fused_loss(logits, softened, rows, weights, divergence, temperature, counted)
     return Losses((1.0 - mix) * clm + mix * fused, clm, fused)
 
 
 def fused_loss(
     logits: Tensor, log_total: Tensor, rows: Sequence[TeacherRows], weights: Tensor,
-    divergence: Divergence = "forward", temperature: float = 1.0,
+    divergence: Divergence = "forward", temperature: float = 1.0, counts: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Mean over the positions that at least one source with a weight above 0 teaches; 0 if there is none.
+    """Mean over the positions that at least one source with a weight above 0 teaches; 0 if there is none. They count as
+    `counts` [N] says.
 
     `log_total` [N]: logsumexp of `logits / temperature`. The square of the temperature keeps gradients of one size.
     """
@@ -81,7 +87,8 @@ def fused_loss(
     summed = logits.new_zeros(logits.shape[0])
     for index, source in enumerate(rows):
         summed = summed + shares[:, index] * _divergence(logits, log_total, source, divergence, temperature)
-    return temperature**2 * _mean(summed, shares.sum(dim=-1) > 0)
+    taught = (shares.sum(dim=-1) > 0).to(logits.dtype)
+    return temperature**2 * _mean(summed, taught if counts is None else taught * counts)
 
 
 def _shares(rows: Sequence[TeacherRows], weights: Tensor) -> Tensor:
@@ -143,10 +150,11 @@ def sorted_l1(logits: Tensor, source: TeacherRows) -> Tensor:
     return (top - ranked).abs().sum(dim=-1) + ((1.0 - top.sum(dim=-1)) - source.other).abs()
 
 
-def _mean(values: Tensor, counted: Tensor) -> Tensor:
+def _mean(values: Tensor, counts: Tensor) -> Tensor:
+    """The mean with these weights [N]; 0 if they are all 0. Values that do not count may be anything."""
     import torch
 
-    return torch.where(counted, values, torch.zeros_like(values)).sum() / counted.sum().clamp_min(1)
+    return torch.where(counts > 0, values * counts, torch.zeros_like(values)).sum() / counts.sum().clamp_min(LEAST)
 
 
 def _require(

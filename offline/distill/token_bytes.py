@@ -97,7 +97,7 @@ class TokenBytes:
             spans[:, 1] = ends
             spans[1:, 0] = ends[:-1]
         ids = np.asarray(made.ids, dtype=np.int32)
-        if not ended:
+        if not ended or self.end is None:
             return TokenizedText(raw, ids, spans)
         last = np.array([[len(raw), len(raw) + len(END)]], dtype=np.int32)
         return TokenizedText(raw + END, np.append(ids, np.int32(self.end)), np.concatenate([spans, last]))
