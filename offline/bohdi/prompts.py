@@ -9,7 +9,7 @@
     set.yaml           how replies are read (`Reading`); may be left out
 
 Whoever changes a file changes the set's version, which is in every event: a digest of all its files. Without
-`compare.txt` nothing can be judged, and then a checker has to decide. Without `choose.txt` no best source is looked for.
+`compare.txt` nothing can be judged, and a checker has to decide. Without `choose.txt` no best source is looked for.
 """
 
 from __future__ import annotations
