@@ -58,9 +58,14 @@ class Answer:
 
     @property
     def query_key(self) -> str:
-        """Digest of the tenant and of the query with its white space and its case evened out."""
-        text = " ".join(self.query.split()).casefold()
-        return hashlib.sha256(f"{self.tenant or ''}\0{text}".encode()).hexdigest()[:16]
+        """`question_key` of the query and the tenant."""
+        return question_key(self.query, self.tenant)
+
+
+def question_key(query: str, tenant: str | None) -> str:
+    """Digest of the tenant and of the query with its white space and its case evened out."""
+    text = " ".join(query.split()).casefold()
+    return hashlib.sha256(f"{tenant or ''}\0{text}".encode()).hexdigest()[:16]
 
 
 def answers_from_log(

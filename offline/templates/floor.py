@@ -5,9 +5,9 @@ Requests are put into bins by the similarity of their templates; the uplift of a
 the first level whose interval lies above zero. The intervals hold together with 95 % (Bonferroni over the bins), since
 the best of many is looked for; joined bins are taken as if they had been chosen beforehand.
 
-A template that was made from (nearly) the same question, with a similarity of 0.97 or more, says nothing about how far
-templates carry and is left out. Only what was shown can be measured: to learn about less similar templates than today's
-floor lets pass, set `templates.min_similarity` lower for a while.
+A template that was made from (nearly) the same question says nothing about how far templates carry; such requests are
+left out of the trials (`offline.templates.trials`). Only what was shown can be measured: to learn about less similar
+templates than today's floor lets pass, set `templates.min_similarity` lower for a while.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from offline.best_answers import NEAR_DUPLICATE
 from offline.templates.trials import LoggedTrials
 from routers.evidence.off_policy import F64
 from routers.evidence.uplift import moments
@@ -63,7 +62,6 @@ def calibrate(logged: LoggedTrials, encoder: str, now: float | None = None) -> C
     NoFloor: too few requests, or no similarity at which templates were seen to help.
     """
     pairs = np.array([logged.encoders[request] == encoder for request in logged.request.tolist()], dtype=np.bool_)
-    pairs &= logged.similarity < NEAR_DUPLICATE
     request, similarity = logged.request[pairs], logged.similarity[pairs]
     shown = int(logged.trials.shown[np.unique(request)].sum())
     control = len(np.unique(request)) - shown

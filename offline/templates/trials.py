@@ -1,24 +1,35 @@
-"""What the traffic log says about templates: requests of a model that were dealt to having them or not."""
+"""What the traffic log says about templates: requests of a model that were dealt to having them or not.
+
+A request that was found a template of (nearly) its own question says what that template does for this question, and
+nothing about others. It is left out, as everywhere offline (fusionfactory.md 3.3): by the similarity in the log, and by
+the questions that the template was made from, which also finds those that were changed when the template was scrubbed.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offline.answers import question_key
+from offline.best_answers import NEAR_DUPLICATE
 from offline.left_out import REASONS, why_left_out
 from offline.outcomes import content_id, said_values
 from routers.evidence.off_policy import F64
 from routers.evidence.uplift import Trials
+from templates_store.store import TemplateStore
 from traffic.log import TrafficLog
 from traffic.records import Candidate, Decision, Interaction, ScoreSource
 
 Indices = NDArray[np.intp]
 
-LEFT_OUT = ("no_templates", *REASONS, "other_arm", "no_chance")
+QuestionsOf = Callable[[str], Set[str]]
+"""Gives the questions that a template was made from, by its id: `Template.query_keys`."""
+
+LEFT_OUT = ("no_templates", *REASONS, "other_arm", "no_chance", "near_duplicate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +85,15 @@ def trials_from_log(
     until: float | None = None,
     *,
     sources: Collection[ScoreSource] | None = None,
+    made_from: QuestionsOf = lambda _: frozenset(),
 ) -> LoggedTrials:
     """The scored requests for which templates were found, and whose model could be asked with them or without.
 
     Whether it was is a draw with a known chance: by the control share, by exploration, or both. `counts` has the keys
     `read`, `used`, and why the rest was left out: `no_templates`; `unanswered`; `pinned` (no decision); `unscored`;
     `fell_back` (another arm answered than was drawn); `cascaded`; `other_arm` (asked in a third way); `no_chance` (one
-    of the two was certain).
+    of the two was certain); `near_duplicate` (one of its templates was made from this question, or found with a
+    similarity of 0.97 or more).
 
     Raises
     ------
@@ -97,7 +110,7 @@ def trials_from_log(
     rows: list[_Row] = []
     for interaction in log.read_interactions(since, until):
         counts["read"] += 1
-        found = _row(interaction, said.get(interaction.id), known_at.get(interaction.id, 0.0))
+        found = _row(interaction, said.get(interaction.id), known_at.get(interaction.id, 0.0), made_from)
         if isinstance(found, str):
             counts[found] += 1
         else:
@@ -108,7 +121,29 @@ def trials_from_log(
     return _assembled(rows, dict(counts))
 
 
-def _row(interaction: Interaction, said: list[float] | None, known_at: float) -> _Row | str:
+def questions_of(store: TemplateStore) -> QuestionsOf:
+    """Looks up the questions that a template was made from; of one that is gone none is known."""
+    known: dict[str, frozenset[str]] = {}
+
+    def look(template: str) -> frozenset[str]:
+        if template not in known:
+            found = store.get(template)
+            known[template] = frozenset() if found is None else frozenset(found.query_keys)
+        return known[template]
+
+    return look
+
+
+def _own(interaction: Interaction, made_from: QuestionsOf) -> bool:
+    """Whether a template was found that was made from this question, or from one that is nearly the same."""
+    if any(similarity >= NEAR_DUPLICATE for _, similarity in interaction.retrieved):
+        return True
+    text = interaction.query_text
+    keys = {question_key(text, tenant) for tenant in (None, interaction.key_id)} if text else set[str]()
+    return any(keys & made_from(id_) for id_, _ in interaction.retrieved)
+
+
+def _row(interaction: Interaction, said: list[float] | None, known_at: float, made_from: QuestionsOf) -> _Row | str:
     """The request as a trial, or why it is none."""
     decision, model = interaction.decision, interaction.model
     if not interaction.retrieved:
@@ -126,6 +161,8 @@ def _row(interaction: Interaction, said: list[float] | None, known_at: float) ->
     with_it, without = _candidate(decision, thought), _candidate(decision, model)
     if with_it is None or without is None or not (with_it.propensity > 0.0 and without.propensity > 0.0):
         return "no_chance"
+    if _own(interaction, made_from):
+        return "near_duplicate"
     quality = _quality(with_it, without), _quality(without, with_it)
     chance = with_it.propensity / (with_it.propensity + without.propensity)
     return _Row(known_at, interaction, shown, chance, sum(said) / len(said), *quality)

@@ -12,6 +12,7 @@ from rich.table import Table
 from encoders.catalogue import load_encoder
 from offline.templates.floor import calibrate
 from offline.templates.options import DATA_DIR, AsJson, DataDir, EncoderName, explaining, opened
+from offline.templates.trials import questions_of
 from offline.templates.worth import GroupRow, WorthReport, apply, measured
 from offline.templates.worth_job import read_trials
 from templates_store.worth import write_floor
@@ -32,8 +33,8 @@ def worth_command(
     as_json: AsJson = False,
 ) -> None:
     """Measure by the control share what each template is worth; quarantine those that do harm. May be run often."""
-    logged = read_trials(log or f"sqlite:///{data_dir / 'traffic.db'}", since)
     with opened(data_dir) as store:
+        logged = read_trials(log or f"sqlite:///{data_dir / 'traffic.db'}", questions_of(store), since)
         report = measured(store, logged)
         gone = [] if dry_run else apply(store, report, quarantine=quarantine)
     if as_json:
@@ -58,7 +59,8 @@ def calibrate_floor_command(
     as_json: AsJson = False,
 ) -> None:
     """Find the smallest similarity at which templates help; gateways take it in unless their config states one."""
-    logged = read_trials(log or f"sqlite:///{data_dir / 'traffic.db'}", since)
+    with opened(data_dir) as store:
+        logged = read_trials(log or f"sqlite:///{data_dir / 'traffic.db'}", questions_of(store), since)
     found = calibrate(logged, load_encoder(encoder).hash)
     if not dry_run:
         write_floor(data_dir, found.floor)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from offline.job_work import JobWork
-from offline.templates.trials import LoggedTrials, trials_from_log
+from offline.templates.trials import LoggedTrials, QuestionsOf, questions_of, trials_from_log
 from offline.templates.worth import apply, measured
 from registry.job_kinds import worth_arguments
 from templates_store.database import TemplateStoreError
@@ -30,13 +30,13 @@ def run_template_worth(work: JobWork) -> dict[str, Any]:
     """
     wanted, settings = worth_arguments(work.job.arguments), work.settings
     work.step("reading the log", 0.05)
-    logged = read_trials(settings.log_url, since=wanted.since)
-    counts = logged.counts
-    left_out = ", ".join(f"{n} {name}" for name, n in counts.items() if n and name not in ("read", "used"))
-    work.note(f"{counts['used']} of {counts['read']} requests tell what templates do (left out: {left_out or 'none'})")
-    work.step("measuring", 0.4)
     try:
         with open_store(settings.data_dir, settings.templates.url) as store:
+            logged = read_trials(settings.log_url, questions_of(store), since=wanted.since)
+            counts = logged.counts
+            left_out = ", ".join(f"{n} {name}" for name, n in counts.items() if n and name not in ("read", "used"))
+            work.note(f"{counts['used']} of {counts['read']} requests tell what templates do ({left_out or 'all'})")
+            work.step("measuring", 0.4)
             report = measured(store, logged)
             gone = apply(store, report, quarantine=wanted.quarantine)
     except TemplateStoreError as error:
@@ -51,7 +51,7 @@ def run_template_worth(work: JobWork) -> dict[str, Any]:
     }
 
 
-def read_trials(log_url: str, since: float = 0.0, until: float | None = None) -> LoggedTrials:
+def read_trials(log_url: str, made_from: QuestionsOf, since: float = 0.0, until: float | None = None) -> LoggedTrials:
     """`trials_from_log` of the log at a URL. Raises ValueError if there is no such file."""
     if log_url.startswith(SQLITE) and not Path(log_url.removeprefix(SQLITE)).exists():
         raise ValueError(f"there is no log {log_url}; serve and score some traffic first")
@@ -59,7 +59,7 @@ def read_trials(log_url: str, since: float = 0.0, until: float | None = None) ->
     async def read() -> LoggedTrials:
         log = open_log(log_url)
         try:
-            return trials_from_log(log, since, until)
+            return trials_from_log(log, since, until, made_from=made_from)
         finally:
             await log.close()
 

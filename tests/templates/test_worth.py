@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from offline.answers import question_key
 from offline.outcomes import outcomes_from_log
 from offline.templates.floor import NoFloor, calibrate
-from offline.templates.trials import LoggedTrials, trials_from_log
+from offline.templates.trials import LoggedTrials, questions_of, trials_from_log
 from offline.templates.worth import apply, measure, measured
 from routers.protocol import F32
 from templates_store.store import STORE_FILE, TemplateStore
@@ -73,11 +74,43 @@ async def test_only_requests_that_could_go_either_way_count(tmp_path: Path) -> N
     found = await logged(tmp_path, records)
     assert found.counts == {
         "read": 9, "used": 2, "no_templates": 1, "unanswered": 1, "pinned": 1, "unscored": 1, "fell_back": 1,
-        "cascaded": 0, "other_arm": 1, "no_chance": 1,
+        "cascaded": 0, "other_arm": 1, "no_chance": 1, "near_duplicate": 0,
     }  # fmt: skip
     assert found.trials.shown.tolist() == [True, False]
     assert found.trials.chance == pytest.approx([0.5, 0.5])
     assert found.trials.score.tolist() == [1.0, 0.0]
+
+
+async def test_templates_of_nearly_the_same_question_say_nothing_of_others(tmp_path: Path) -> None:
+    records = [
+        *dealt(1, ((HELPS.id, 0.9), (IDLE.id, 0.8)), 1.0, shown=True),
+        *dealt(2, ((HELPS.id, 0.9), (IDLE.id, 0.97)), 1.0, shown=True),
+        *dealt(3, ((HELPS.id, 0.9699), (IDLE.id, 0.8)), 0.0, shown=False),
+        *dealt(4, ((HELPS.id, 1.0),), 0.0, shown=False),
+    ]
+    found = await logged(tmp_path, records)
+    assert (found.counts["used"], found.counts["near_duplicate"]) == (2, 2)
+    assert found.similarity.max() < 0.97
+    rows = {row.id: row.worth for row in measure(found, TEMPLATES).templates}
+    assert (rows[HELPS.id].shown, rows[HELPS.id].control) == (1, 1)
+
+
+async def test_the_question_that_a_template_was_made_from_does_not_measure_it(tmp_path: Path) -> None:
+    asked = "Write to ann@example.org: how far is it?"
+    own: dict[str, Any] = {"text": f"  {asked.upper()} ", "key_id": "ann"}
+    near = ((HELPS.id, 0.8),)
+    records = [
+        *dealt(1, near, 1.0, shown=True, **own),
+        *dealt(2, near, 0.0, shown=False, **own),
+        *dealt(3, near, 1.0, shown=True, text="How far is it?", key_id="ann"),
+        *dealt(4, near, 0.0, shown=False, text=asked, key_id="ben"),
+        *dealt(5, ((IDLE.id, 0.8),), 0.0, shown=False, **own),
+    ]
+    with TemplateStore(tmp_path / STORE_FILE) as store:
+        store.add(msgspec.structs.replace(HELPS, tenant="ann", query_keys=(question_key(asked, "ann"),)))
+        found = await logged(tmp_path / "log", records, made_from=questions_of(store))
+    assert (found.counts["used"], found.counts["near_duplicate"]) == (3, 2)
+    assert [found.templates[place] for place in found.template] == [HELPS.id, HELPS.id, IDLE.id]
 
 
 async def test_a_control_is_an_observation_of_the_direct_arm_with_its_propensity(tmp_path: Path) -> None:

@@ -31,7 +31,11 @@ from tests.upstream.script import Received, Steps
 from traffic.records import Interaction
 
 SHARE = 0.5
-ASK: list[Any] = [{"role": "user", "content": QUESTION}]
+OWN: list[Any] = [{"role": "user", "content": QUESTION}]
+# Near the template's question, but not the same: that one would not be measured.
+ASK: list[Any] = [
+    {"role": "user", "content": "How many apples are left if you buy nine apples and give away four of them?"}
+]
 THOUGHT_ALONE: dict[str, Any] = {"messages": ASK, "routing": {"models": ["alpha#thought"]}}
 
 
@@ -159,7 +163,7 @@ def test_the_explanation_says_why_a_template_is_shown_or_not(live: Fleet) -> Non
     far = add_template(live.gateway.data_dir, "Who was the second king of the Franks?", "Name the dynasty, then count.")
 
     def explained() -> Any:
-        route = live.chat(messages=ASK, routing={"explain": True}).json()["route"]
+        route = live.chat(messages=OWN, routing={"explain": True}).json()["route"]
         return route if len(route["templates"]) == 2 else None
 
     fates: set[str] = set()
