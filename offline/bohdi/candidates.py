@@ -7,9 +7,10 @@ answer teaches it nothing, and a failure, a wrong answer or an undecided contest
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from types import MappingProxyType
+from typing import Final, Literal
 
 from offline.bohdi.events import (
     ROOT,
@@ -18,9 +19,13 @@ from offline.bohdi.events import (
     Planted,
     Reply,
     Retired,
+    RoundBegan,
     Sprouted,
     TargetChanged,
 )
+
+UNKNOWN: Final = "unknown"
+"""Licence of a model that nobody has stated one for."""
 
 Unfit = Literal["undecided", "only the target", "wrong", "no answer", "retired", "unknown leaf"]
 """Why an episode is no candidate."""
@@ -32,6 +37,7 @@ class Candidate:
 
     `agreement` in (0, 1]: the part of the judges' votes that the answer won; 1 if a checker said that it is right.
     `age`: how many versions of the target have come since. `rejected`: answers that were worse, for preference pairs.
+    `licences`: of those who wrote the question and the answer, `UNKNOWN` among them if nobody has said one's.
     """
 
     number: int
@@ -40,6 +46,7 @@ class Candidate:
     agreement: float
     age: int
     rejected: tuple[Reply, ...]
+    licences: tuple[str, ...]
 
     @property
     def leaf(self) -> str:
@@ -50,7 +57,7 @@ class Candidate:
 class Gathered:
     """What a log holds for training: candidates, why other episodes are none, names of nodes.
 
-    `events`: how many were read. `version`: the target's as of the last one.
+    `events`: how many were read. `version`: the target's as of the last one. `leaders`: who asked, by round.
     """
 
     target: str = ""
@@ -60,14 +67,15 @@ class Gathered:
     candidates: list[Candidate] = field(default_factory=list)
     unfit: Counter[str] = field(default_factory=Counter)
     names: dict[str, str] = field(default_factory=lambda: {ROOT: ""})
+    leaders: dict[int, str] = field(default_factory=dict)
 
     def path_names(self, path: Iterable[str]) -> tuple[str, ...]:
         """The names of the nodes of a path."""
         return tuple(self.names[node] for node in path)
 
 
-def gather(events: Iterable[tuple[int, AnyEvent]]) -> Gathered:
-    """Read the events of a log, oldest first."""
+def gather(events: Iterable[tuple[int, AnyEvent]], licences: Mapping[str, str] = MappingProxyType({})) -> Gathered:
+    """Read the events of a log, oldest first. `licences`: by model, for episodes that do not name theirs."""
     found = Gathered()
     versions: dict[str, int] = {}
     retired: set[str] = set()
@@ -80,6 +88,8 @@ def gather(events: Iterable[tuple[int, AnyEvent]]) -> Gathered:
         elif isinstance(event, TargetChanged):
             found.version = event.version
             versions.setdefault(event.version, len(versions))
+        elif isinstance(event, RoundBegan):
+            found.leaders[event.round] = event.leader
         elif isinstance(event, Sprouted):
             found.names[event.node] = event.name
         elif isinstance(event, Retired):
@@ -89,7 +99,7 @@ def gather(events: Iterable[tuple[int, AnyEvent]]) -> Gathered:
     newest = versions.get(found.version, 0)
     for number, episode in episodes:
         age = max(newest - versions.get(episode.target_version, newest), 0)
-        candidate = _candidate(number, episode, found, retired, age)
+        candidate = _candidate(number, episode, found, retired, age, licences)
         if isinstance(candidate, Candidate):
             found.candidates.append(candidate)
         else:
@@ -97,7 +107,9 @@ def gather(events: Iterable[tuple[int, AnyEvent]]) -> Gathered:
     return found
 
 
-def _candidate(number: int, episode: Contested, known: Gathered, retired: set[str], age: int) -> Candidate | Unfit:
+def _candidate(
+    number: int, episode: Contested, known: Gathered, retired: set[str], age: int, licences: Mapping[str, str]
+) -> Candidate | Unfit:
     if not episode.path or any(node not in known.names for node in episode.path):
         return "unknown leaf"
     if retired.intersection(episode.path):
@@ -117,7 +129,9 @@ def _candidate(number: int, episode: Contested, known: Gathered, retired: set[st
     if answer.text is None or not answer.text.strip():
         return "no answer"
     agreement = 1.0 if answer.correct is True else _agreement(episode, answer.model)
-    return Candidate(number, episode, answer, agreement, age, _rejected(episode, answer, known.target))
+    writers = {answer.model, known.leaders.get(episode.round, answer.model)}
+    named = episode.licences or tuple(sorted({licences.get(writer, UNKNOWN) for writer in writers}))
+    return Candidate(number, episode, answer, agreement, age, _rejected(episode, answer, known.target), named)
 
 
 def _agreement(episode: Contested, model: str) -> float:

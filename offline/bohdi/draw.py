@@ -106,7 +106,7 @@ def _fit(
         words = words_of(episode.question)
         if not words:
             left_out["no question"] += 1
-        elif wanted.licensed and may_train(episode.licences) is not True:
+        elif wanted.licensed and may_train(candidate.licences) is not True:
             left_out["licence"] += 1
         elif known.same(words) is not None:
             left_out["duplicate"] += 1
@@ -203,8 +203,8 @@ def _example(gathered: Gathered, candidate: Candidate, weight: float) -> Example
         model=answer.model, model_version=answer.model_version, target_version=episode.target_version,
         prompts_version=episode.prompts_version, method=method, agreement=candidate.agreement,
         checked=answer.correct is True, reward=episode.reward or 0.0, origin="replay" if candidate.age else "fresh",
-        cost_usd=episode.cost_usd, style=episode.style, licences=episode.licences,
-        may_train=may_train(episode.licences), terms=terms_of(episode.licences),
+        cost_usd=episode.cost_usd, style=episode.style, licences=candidate.licences,
+        may_train=may_train(candidate.licences), terms=terms_of(candidate.licences),
     )  # fmt: skip
     return Example(question=episode.question, answer=answer.text or "", weight=weight, provenance=provenance)
 

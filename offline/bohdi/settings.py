@@ -29,7 +29,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         `drift`: how old rewards lose their weight. `window`: rewards that the drift test looks at. `false_discovery`:
         false resets of a node per 100 rewards without a change. `discount`: factor on older rewards at each new one,
         for `drift: discounted`. `carry`: factor on all rewards at a change of the target, for `two_sample`. `kappa`:
-        rewards that the parent's mean counts for in a child's prior. `widening`: a node may have `widening` x
+        rewards that the parent's mean counts for in a child's prior. `breadth`: a walk takes one of the best arms at
+        random, so large a share of them; towards 0 always the best. `widening`: a node may have `widening` x
         (questions asked below it) ** 0.5 children. `leaf_questions`: a node sprouts only when it has had so many
         questions for each leaf below it. `most_children`: of one node, at most. `learning_progress`: weight of what
         the last training changed, 0 for none. `traffic`: weight of the users' queries, 0 for none. `draw_power`: 0
@@ -39,7 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         `concurrency`: questions to one model at a time. `fan_out`: who runs them. `prompts`: a built-in set or a
         folder.
     Training draw
-        `benchmarks`: files whose questions must not be trained on. `replay_share`: of a draw, from earlier draws.
+        `benchmarks`: files whose questions must not be trained on. `replay_share`: of a draw, from earlier versions of
+        the target. `licences`: of what each model writes, by model, such as `apache-2.0`.
         `merge_threshold`: cosine similarity above which two names under one parent are one domain.
     """
 
@@ -55,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     discount: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.97
     carry: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.7
     kappa: Annotated[float, msgspec.Meta(ge=0)] = 4.0
+    breadth: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     widening: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     leaf_questions: Annotated[float, msgspec.Meta(ge=0)] = 8.0
     most_children: Count = 64
@@ -70,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     prompts: str = "standard"
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     benchmarks: tuple[str, ...] = ()
+    licences: dict[str, str] = {}
     replay_share: Share = 0.25
     merge_threshold: Share = 0.9
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offline.bohdi.branches import draw_leaves
-from offline.bohdi.candidates import Gathered, gather
+from offline.bohdi.candidates import UNKNOWN, Gathered, gather
 from offline.bohdi.contamination import Benchmarks
 from offline.bohdi.draw import NothingToDraw, Wanted, draw
-from offline.bohdi.events import AnyEvent, Reply, Retired, TargetChanged, Verdict
+from offline.bohdi.events import AnyEvent, Reply, Retired, RoundBegan, TargetChanged, Verdict
 from offline.bohdi.licences import may_train, terms_of
 from offline.bohdi.settings import Settings
 from offline.bohdi.training_set import TrainingSet, digest_of
@@ -157,12 +157,24 @@ def test_only_licensed_answers_are_drawn_where_that_is_asked_for() -> None:
         episode(4, 3, licences=("llama3.1",)),
     )  # fmt: skip
     everything = drawn(found, Wanted(size=10)).manifest
-    assert (everything.may_train, len(everything.licences)) == (False, 3)
+    assert (everything.may_train, len(everything.licences)) == (False, 4)
     made = drawn(found, Wanted(size=10, licensed=True))
     assert made.manifest.left_out == {"licence": 2}
     assert made.manifest.may_train is True
     assert {example.provenance.terms for example in made.examples} == {(), ("llama3.1",)}
     assert terms_of(("Gemma", "mit")) == ("gemma",)
+
+
+def test_licences_of_the_settings_are_those_of_who_asked_and_who_answered() -> None:
+    began = RoundBegan(
+        at=3.0, round=1, leader=OTHER, paths=2, seed=0, target_version="t0", prompts_version="p1"
+    )  # fmt: skip
+    events = [*planted(), began, episode(1, 0, licences=()), episode(2, 0)]
+    stated = gather(enumerate(events, 1), {LARGE: "mit", OTHER: "gemma"}).candidates
+    assert [candidate.licences for candidate in stated] == [("gemma", "mit"), ("apache-2.0",)]
+    (half, _) = gather(enumerate(events, 1), {LARGE: "mit"}).candidates
+    assert half.licences == ("mit", UNKNOWN)
+    assert may_train(half.licences) is None
 
 
 def test_leaves_are_drawn_by_the_bandit_of_the_tree(tmp_path: Path) -> None:
