@@ -1,7 +1,12 @@
-"""What a request pays: retrieve twenty, rank them again by worth, read the best three and put them into the prompt."""
+"""What a request pays: retrieve twenty, rank them again by worth, read the best three and put them into the prompt.
+
+Where other programs want the core too, a call is now and then put aside for milliseconds. So each call is also timed by
+the CPU that it took, and the kernel is asked whether it was put aside (`disturbed_share`, `p99_undisturbed_wall_ms`).
+"""
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
@@ -17,7 +22,10 @@ from templates_store.choosing import Bounds, choose
 from templates_store.index import TemplateIndex
 from templates_store.ways import ask
 
+_WHOSE = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
 BOUNDS = Bounds(retrieve=20, top_k=3, floor=0.5)
+QUIET = 0.005
+"""A round in which a smaller share of the calls was interrupted counts as quiet."""
 Row = dict[str, Any]
 
 _LOAD = """
@@ -43,20 +51,38 @@ def request(index: TemplateIndex, vector: Vectors, text: str, tenant: str | None
 
 
 def timed(calls: Sequence[Callable[[], object]], warm: int = 100) -> Row:
-    """Wall-clock and CPU time of each call once, in milliseconds: median and 99th percentile."""
+    """Wall-clock and CPU time of each call once, in milliseconds: median and 99th percentile.
+
+    `disturbed_share` of them were interrupted for another program; the percentile of the rest stands beside.
+    """
     for call in calls[:warm]:
         call()
-    wall, cpu = np.empty(len(calls)), np.empty(len(calls))
+    wall, cpu, disturbed = np.empty(len(calls)), np.empty(len(calls)), np.zeros(len(calls), dtype=np.bool_)
     for i, call in enumerate(calls):
+        put_aside = resource.getrusage(_WHOSE).ru_nivcsw
         cpu_start, start = time.thread_time_ns(), time.perf_counter_ns()
         call()
         wall[i], cpu[i] = time.perf_counter_ns() - start, time.thread_time_ns() - cpu_start
-    percentiles = {
+        disturbed[i] = resource.getrusage(_WHOSE).ru_nivcsw > put_aside
+    row = {
         f"{name}_{kind}_ms": float(np.percentile(taken, share)) / 1e6
         for kind, taken in (("wall", wall), ("cpu", cpu))
         for name, share in (("p50", 50), ("p99", 99))
     }
-    return percentiles | {"mean_wall_ms": float(wall.mean()) / 1e6}
+    row |= {"mean_wall_ms": float(wall.mean()) / 1e6, "mean_cpu_ms": float(cpu.mean()) / 1e6}
+    row["disturbed_share"] = float(disturbed.mean())
+    if not disturbed.all():
+        row["p99_undisturbed_wall_ms"] = float(np.percentile(wall[~disturbed], 99)) / 1e6
+    return row
+
+
+def quietest(measure: Callable[[], Row], rounds: int) -> Row:
+    """The round that was disturbed least, and the 99th percentiles of all; stops at one that hardly was."""
+    rows: list[Row] = []
+    while len(rows) < rounds and not (rows and rows[-1]["disturbed_share"] < QUIET):
+        rows.append(measure())
+    best = min(rows, key=lambda row: float(row["disturbed_share"]))
+    return best | {"p99_wall_ms_of_rounds": [round(row["p99_wall_ms"], 3) for row in rows]}
 
 
 def cost_per_request(
@@ -70,8 +96,11 @@ def cost_per_request(
     return {"templates": len(index), **timed(calls)}
 
 
-def recall(index: TemplateIndex, asked: Vectors, vectors: Vectors, k: int = 10) -> float:
-    """Share of the `k` truly nearest templates that a search finds; similarities decide, so that ties do no harm."""
+def recall(index: TemplateIndex, asked: Vectors, vectors: Vectors, k: int = 10, tenant: str | None = None) -> float:
+    """Share of the `k` truly nearest templates that a search finds; similarities decide, so that ties do no harm.
+
+    `vectors` are those of the templates that the tenant may see.
+    """
     found = wanted = 0
     for start in range(0, len(asked), 100):
         part = asked[start : start + 100]
@@ -80,7 +109,7 @@ def recall(index: TemplateIndex, asked: Vectors, vectors: Vectors, k: int = 10) 
             both = np.concatenate([best, part @ vectors[low : low + 50_000].T], axis=1)
             best = -np.partition(-both, k - 1, axis=1)[:, :k]
         for query, truth in zip(part, best, strict=True):
-            got = np.array([candidate.similarity for candidate in index.candidates(query, k)])
+            got = np.array([candidate.similarity for candidate in index.candidates(query, k, tenant=tenant)])
             found += int((got >= truth.min() - 1e-6).sum())
             wanted += k
     return found / wanted
