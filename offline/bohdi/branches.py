@@ -1,15 +1,17 @@
 """DynaBranches: which domain to ask about next, and where to sprout a new one (arXiv 2506.15721, and `rule: ours`).
 
-Both rules walk from the root down and sample at each node: the arm with the largest draw is taken. Published: every
-child and the arm that sprouts draw from Beta(1 + won, 1 + lost) of their own; for the latter, to win is to find a
-name. Ours: a child's prior is its parent's mean (kappa rewards strong); the sprouting arm is worth what a sibling's
-first rewards were, times the chance that a name is found; and it is open only while the questions asked suffice for
-the leaves there are (progressive widening), and not during the pause after a failure. Uniform, to compare with: every
-leaf is as likely, and the sprouting arm is taken whenever it is open.
+Both rules walk from the root down and sample at each node. Published: the arm with the largest draw is taken; every
+child and the arm that sprouts draw from Beta(1 + won, 1 + lost) of their own, and for the latter to win is to find a
+name. Ours: one of the arms with the better draws is taken (`breadth`), since what is looked for is all that is weak
+and not only the weakest. A child's prior is its parent's mean (kappa rewards strong); the sprouting arm is worth what
+a sibling's first rewards were, times the chance that a name is found; it is open only while the questions asked suffice
+for the leaves there are (progressive widening), and not during the pause after a failure. Uniform, to compare with:
+every leaf is as likely, and the sprouting arm is taken whenever it is open.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -68,10 +70,18 @@ def walk_step(
         draws = draws + settings.learning_progress * _progress(children, mean, settings.kappa)
     if settings.traffic and tree.root.traffic:
         draws = draws * _importance([child.traffic for child in children], node, may_sprout, settings.traffic)
-    best = int(draws.argmax())
-    if may_sprout and _sprout_draw(node, mean, rng, settings) > draws[best]:
-        return SPROUT
-    return children[best].id
+    if may_sprout:
+        draws = np.append(draws, _sprout_draw(node, mean, rng, settings))
+    best = one_of_the_best(draws, settings.breadth, rng)
+    return children[best].id if best < len(children) else SPROUT
+
+
+def one_of_the_best(draws: F64, breadth: float, rng: np.random.Generator) -> int:
+    """The position of one of the largest draws, at random: so large a share of them, but at least the largest."""
+    count = math.ceil(breadth * len(draws) - 1e-9)
+    if count <= 1:
+        return int(draws.argmax())
+    return int(draws.argpartition(-count)[len(draws) - 1 - int(rng.integers(count))])
 
 
 def _uniform_child(children: Sequence[Node], rng: np.random.Generator) -> str:

@@ -20,6 +20,8 @@ F64 = NDArray[np.float64]
 
 STRENGTHS = (2.0, 200.0)
 """Least and greatest strength of a parent's mean, in rewards."""
+CAUTION = 2.0
+"""Standard errors (under chance alone) by which siblings must differ more than chance would have it."""
 
 
 def posterior_means(tree: Tree) -> dict[str, float]:
@@ -32,31 +34,32 @@ def posterior_means(tree: Tree) -> dict[str, float]:
             by_level[node.level].append(node)
     for nodes in by_level:
         parents = np.array([means[node.parent] for node in nodes])
-        won, counted = counts_of(nodes)
-        strength = sibling_strength(won, counted, parents)
+        won, counted, squares = weights_of(nodes)
+        strength = sibling_strength(won, counted, squares, parents)
         shrunk = (won + strength * parents) / (counted + strength)
         means.update(zip((node.id for node in nodes), shrunk.tolist(), strict=True))
     return means
 
 
-def counts_of(nodes: Sequence[Node]) -> tuple[F64, F64]:
-    """Rewards that count, and their number, of each node."""
+def weights_of(nodes: Sequence[Node]) -> tuple[F64, F64, F64]:
+    """Of each node: rewards that count, the sum of all weights, and that of their squares."""
     won = np.array([node.won for node in nodes], dtype=np.float64)
     lost = np.array([node.lost for node in nodes], dtype=np.float64)
-    return won, won + lost
+    return won, won + lost, np.array([node.squares for node in nodes], dtype=np.float64)
 
 
-def sibling_strength(won: F64, counted: F64, parents: F64) -> float:
+def sibling_strength(won: F64, counted: F64, squares: F64, parents: F64) -> float:
     """The rewards that a parent's mean is worth as a prior, within `STRENGTHS`.
 
-    From Var(won) = n m (1 - m) (1 + (n - 1) rho) with rho = 1 / (strength + 1), summed over all nodes with at least two
-    rewards. Without such nodes nothing is known of how they differ, and the greatest strength holds.
+    With weights w that sum to n and rewards of mean m in the parent,
+    Var(won) = m (1 - m) (sum w^2 + rho (n^2 - sum w^2)) and rho = 1 / (strength + 1), summed over all nodes; rho is
+    taken two standard errors lower, so that a draw follows only differences that are there. Where no node has two rewards nothing is known of how siblings differ, and the greatest strength holds.
     """
-    several = counted > 1.0
-    won, counted, parents = won[several], counted[several], parents[several]
-    chance = counted * parents * (1.0 - parents)
-    scale = float((chance * (counted - 1.0)).sum())
+    chance = parents * (1.0 - parents)
+    scale = float((chance * (counted**2 - squares)).sum())
     if scale <= 0.0:
         return STRENGTHS[1]
-    rho = float(((won - counted * parents) ** 2 - chance).sum()) / scale
+    spread = chance * squares
+    error = float(np.sqrt(2.0 * (spread**2).sum()))
+    rho = (float(((won - counted * parents) ** 2 - spread).sum()) - CAUTION * error) / scale
     return float(np.clip(1.0 / rho - 1.0, *STRENGTHS)) if rho > 0.0 else STRENGTHS[1]

@@ -55,13 +55,14 @@ class Exam(msgspec.Struct, frozen=True, array_like=True):
 class Node(msgspec.Struct, kw_only=True, array_like=True):
     """A domain. Only `Tree.apply` changes one.
 
-    `won`, `lost`: rewards and their complements that count now (since the last rebirth, discounted). `n`: all contests
-    ever. `epoch`: rebirths so far; `epoch_won`, `epoch_n`: undiscounted, since the last. `window`: the last rewards of
-    the epoch, oldest first. `since_change`: rewards since the first change of the target that no exam has covered, None
-    without one; `exam` is set when they fill the window and cleared at the round's end. `before_change`: `won` and
-    `lost` when the target last changed. `first_won`, `first_n`: of the first 20 rewards; `kids_*`: sums of these over
-    the children. `barren`: failed sprouts since the last that succeeded; none is tried before `retry_round`. `traffic`:
-    users' queries in the domain, `unmatched` those near it and near none of its children.
+    `won`, `lost`: rewards and their complements that count now (since the last rebirth, discounted); `squares`: the sum
+    of the squares of their weights. `n`: all contests ever. `epoch`: rebirths so far; `epoch_won`, `epoch_n`:
+    undiscounted, since the last. `window`: the last rewards of the epoch, oldest first. `since_change`: rewards since
+    the first change of the target that no exam has covered, None without one; `exam` is set when they fill the window
+    and cleared at the round's end. `before_change`: `won` and `lost` when the target last changed. `first_won`,
+    `first_n`: of the first 20 rewards; `kids_*`: sums of these over the children. `barren`: failed sprouts since the
+    last that succeeded; none is tried before `retry_round`. `traffic`: users' queries in the domain, `unmatched` those
+    near it and near none of its children.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Node(msgspec.Struct, kw_only=True, array_like=True):
     n: int = 0
     won: float = 0.0
     lost: float = 0.0
+    squares: float = 0.0
     epoch: int = 0
     epoch_won: float = 0.0
     epoch_n: int = 0
@@ -397,6 +399,7 @@ class Tree:
             node.n_at_version = node.n
             node.won *= carry
             node.lost *= carry
+            node.squares *= carry * carry
             if node.since_change is None and node.epoch_n:
                 node.since_change = 0
 
@@ -404,7 +407,7 @@ class Tree:
         won = sum(node.window)
         node.epoch += 1
         node.epoch_won, node.epoch_n = won, len(node.window)
-        node.won, node.lost = won, len(node.window) - won
+        node.won, node.lost, node.squares = won, len(node.window) - won, float(len(node.window))
         node.since_change = node.exam = None
         self.state.rebirths += 1
 
@@ -452,6 +455,7 @@ def _reward(node: Node, reward: float, window: int, discount: float) -> bool:
     node.n += 1
     node.won = node.won * discount + reward
     node.lost = node.lost * discount + (1.0 - reward)
+    node.squares = node.squares * discount * discount + 1.0
     node.epoch_n += 1
     node.epoch_won += reward
     rewards = node.window
