@@ -141,6 +141,12 @@ def _mount_templates(target: typer.Typer) -> None:
     target.add_typer(templates_app, name="templates")
 
 
+def _mount_bohdi(target: typer.Typer) -> None:
+    from offline.bohdi.commands import bohdi_app
+
+    target.add_typer(bohdi_app, name="bohdi")
+
+
 def _mount_worker(target: typer.Typer) -> None:
     from offline.worker_command import worker_command
 
@@ -185,6 +191,7 @@ _GROUPS: tuple[tuple[tuple[str, ...], Callable[[typer.Typer], None]], ...] = (
     (("train", "evaluate", "deploy"), _mount_training),
     (("calibrate",), _mount_calibrate),
     (("templates",), _mount_templates),
+    (("bohdi",), _mount_bohdi),
     (("worker",), _mount_worker),
     (("rollout", "jobs"), _mount_rollouts),
     (("onboard",), _mount_onboard),

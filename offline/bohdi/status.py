@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from scipy.special import betaincinv
 
 from offline.bohdi.audit import audit_judges
 from offline.bohdi.events import (
@@ -81,6 +80,9 @@ def refresh_status(data_dir: Path, tree: str, kappa: float = 4.0) -> TreeStatus:
 
 
 def _node(tree: Tree, node: Node, kappa: float) -> NodeStatus:
+    # Needs the extra `learn`; who only queues or lists jobs goes without.
+    from scipy.special import betaincinv
+
     a, b = tree.posterior(node.id, kappa)
     return NodeStatus(
         id=node.id, name=node.name, parent=node.parent, level=node.level, path=tree.path_names(node.id),
