@@ -83,6 +83,7 @@ def build_approximate(vectors: Floats, trained: Any | None = None) -> Approximat
     count = len(vectors)
     held_out = np.sort(np.random.default_rng(_SEED).choice(count, min(_HELD_OUT, count // 10), replace=False))
     lists = _trained(vectors, held_out) if trained is None else _emptied(trained)
+    _fit_codes(lists, vectors)
     for start in range(0, count, _BATCH):
         lists.add(np.ascontiguousarray(vectors[start : start + _BATCH]))
     made = _calibrated(lists, vectors, held_out)
@@ -146,14 +147,22 @@ def _trained(vectors: Floats, held_out: Rows) -> Any:
 
 
 def _emptied(trained: Any) -> Any:
-    """An index without rows that has the centres and the codes of another, which stays as it is."""
+    """An index without rows that has the centres of another, which stays as it is."""
     dim, centres = trained.d, trained.nlist
     quantizer = faiss.IndexFlatIP(dim)
     quantizer.add(trained.quantizer.reconstruct_n(0, centres))
     lists = _blank(dim, centres, quantizer)
-    faiss.copy_array_to_vector(faiss.vector_to_array(trained.sq.trained), lists.sq.trained)
     lists.is_trained = True
     return lists
+
+
+def _fit_codes(lists: Any, vectors: Floats) -> None:
+    """Let the codes reach from the least to the greatest of each number, so that those of no row are cut off.
+
+    Rows of a new subject may lie outside of what the rows of a training sample, or of an earlier index, reach.
+    """
+    low = vectors.min(axis=0)
+    faiss.copy_array_to_vector(np.concatenate([low, vectors.max(axis=0) - low]), lists.sq.trained)
 
 
 def _blank(dim: int, centres: int, quantizer: Any) -> Any:

@@ -62,6 +62,19 @@ def test_the_recall_that_is_stated_holds_for_other_queries_and_with_fewer_lists_
     assert true_recall(fewer, vectors, asked) < built.recall.mean
 
 
+def test_rows_of_a_new_subject_are_told_apart_by_an_index_with_the_centres_of_an_old_one(
+    vectors: Floats, built: module.Approximate
+) -> None:
+    new = np.zeros((300, DIM), np.float32)
+    new[:, 0], new[:, 1] = 1.0, np.linspace(0.0, 1.0, 300)  # Far outside of what the old rows reach.
+    new /= np.linalg.norm(new, axis=1, keepdims=True)
+    rows = np.concatenate([vectors, new])
+    made = build_approximate(rows, built.lists)
+    # Neighbours here differ by a thousandth; with the old codes a fifth is found.
+    assert sum(ROWS + place in made.search(rows, new[place], 1)[1] for place in range(300)) >= 270
+    assert built.lists.ntotal == ROWS
+
+
 def test_rows_without_structure_are_searched_within_the_bound_and_the_shortfall_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

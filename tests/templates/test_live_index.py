@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -349,48 +345,6 @@ def test_ten_thousand_tenants_are_ranges_of_one_block() -> None:
     assert hits[0].template.id == f"{77:016x}"
     assert index.search(rows[77], 9, -1.0) == []
     assert all(part.approximate is None for part in index.block.parts.values())
-
-
-@pytest.mark.slow
-def test_kills_while_templates_and_their_index_are_written_lose_nothing_acknowledged(tmp_path: Path) -> None:
-    script = textwrap.dedent(
-        """
-        import sys
-        from pathlib import Path
-        from templates_store.live_index import reindex
-        from templates_store.store import TemplateStore
-        from tests.templates.words import ENCODER, template
-        store = TemplateStore(Path(sys.argv[1]) / "templates.db")
-        for i in range(1_000_000):
-            made = template(f"question {sys.argv[2]} {i}")
-            store.add(made)
-            print(made.id, flush=True)
-            if i % 2:
-                reindex(store, ENCODER.hash, Path(sys.argv[1]) / "templates.index")
-        """
-    )
-    acknowledged: set[str] = set()
-    for run in range(6):
-        writers = [
-            subprocess.Popen(
-                [sys.executable, "-c", script, str(tmp_path), f"{run}-{part}"], stdout=subprocess.PIPE, text=True
-            )
-            for part in range(2)
-        ]
-        for lines, writer in zip((2 + 2 * run, 3), writers, strict=True):
-            assert writer.stdout is not None
-            acknowledged |= {writer.stdout.readline().strip() for _ in range(lines)}
-        for writer in writers:
-            writer.send_signal(signal.SIGKILL)
-            assert writer.stdout is not None
-            acknowledged |= {line.strip() for line in writer.stdout if len(line) == 17}
-            writer.wait()
-    with TemplateStore(tmp_path / "templates.db") as store:
-        assert acknowledged <= {kept.id for kept in store.templates()}
-        index = LiveIndex(store, ENCODER.hash, tmp_path / "templates.index")
-        until(lambda: ready(index), "the index did not come back")
-        assert len(index.current) == len(store.templates())
-        index.close()
 
 
 def test_a_plan_is_rendered_from_what_the_search_read(store: TemplateStore, live: Callable[..., LiveIndex]) -> None:
