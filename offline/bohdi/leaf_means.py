@@ -53,7 +53,8 @@ def sibling_strength(won: F64, counted: F64, squares: F64, parents: F64) -> floa
 
     With weights w that sum to n and rewards of mean m in the parent,
     Var(won) = m (1 - m) (sum w^2 + rho (n^2 - sum w^2)) and rho = 1 / (strength + 1), summed over all nodes; rho is
-    taken two standard errors lower, so that a draw follows only differences that are there. Where no node has two rewards nothing is known of how siblings differ, and the greatest strength holds.
+    taken two standard errors lower, so that a draw follows only differences that are there. Where no node has two
+    rewards nothing is known of how siblings differ, and the greatest strength holds.
     """
     chance = parents * (1.0 - parents)
     scale = float((chance * (counted**2 - squares)).sum())

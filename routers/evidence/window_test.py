@@ -1,9 +1,11 @@
 """Whether recent rewards differ from older ones: the tests behind Introspection-Rebirth, which also watch live arms.
 
-Rewards lie in [0, 1]. Both tests compare two rates by a likelihood ratio whose null distribution is close to
-chi-squared with one degree of freedom for rewards of 0 or 1, and conservative for those between (their variance is
-smaller than that of a coin with the same mean). `published` is SWBLRT of Bohdi (arXiv 2506.15721) as its code has it:
-the window is part of the data that it is compared with, so it cannot fire before these are about twice the window.
+Rewards lie in [0, 1]. `two_sample` compares two samples that share no reward, by the "N - 1" chi-squared test of two
+rates (E. S. Pearson, 1947; Campbell, 2007). The likelihood ratio has the same power, but near 0 and 1 it fires more
+often than it says: 1.7 times at rates of 0.9 with windows of 30. For rewards between 0 and 1 the test is conservative,
+since their variance is smaller than that of a coin with the same mean. `published` is SWBLRT of Bohdi (arXiv
+2506.15721) as its code has it, a likelihood ratio in which the window is part of the data that it is compared with; so
+it cannot fire before these are about twice the window.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The likelihood ratio statistic (at least 0) and its p-value in [0, 1]."""
+    """A statistic that is near chi-squared with one degree of freedom without a change, and its p-value in [0, 1]."""
 
     statistic: float
     p_value: float
@@ -37,10 +39,13 @@ def two_sums(won: float, count: int, older_won: float, older_count: int) -> Comp
     for name, total, size in (("the window", won, count), ("the older sample", older_won, older_count)):
         if size < 1 or not -1e-9 <= total <= size + 1e-9:
             raise ValueError(f"expected rewards in [0, 1] and at least one; {name} has {size} with the sum {total}")
-    separate = _likelihood(won, count, won / count) + _likelihood(older_won, older_count, older_won / older_count)
-    together = (won + older_won) / (count + older_count)
-    joint = _likelihood(won, count, together) + _likelihood(older_won, older_count, together)
-    return _compared(separate - joint)
+    total = count + older_count
+    together = (won + older_won) / total
+    variance = together * (1.0 - together) * (1.0 / count + 1.0 / older_count)
+    if variance <= 0.0:
+        return Comparison(0.0, 1.0)
+    difference = won / count - older_won / older_count
+    return _compared(difference**2 / variance * (total - 1) / total)
 
 
 def published(window: Sequence[float], a: float, b: float) -> Comparison:
@@ -55,7 +60,8 @@ def published(window: Sequence[float], a: float, b: float) -> Comparison:
         raise ValueError(f"a window of {len(window)} cannot be tested against {counted:g} rewards, of which it is part")
     won = sum(window)
     overall = min(max((a - 1.0) / counted, 0.0), 1.0)
-    return _compared(_likelihood(won, len(window), won / len(window)) - _likelihood(won, len(window), overall))
+    own = _likelihood(won, len(window), won / len(window))
+    return _compared(2.0 * (own - _likelihood(won, len(window), overall)))
 
 
 def chi_squared_tail(statistic: float) -> float:
@@ -86,6 +92,6 @@ def _likelihood(won: float, count: float, rate: float) -> float:
     return total
 
 
-def _compared(gain: float) -> Comparison:
-    statistic = max(2.0 * gain, 0.0)
+def _compared(statistic: float) -> Comparison:
+    statistic = max(statistic, 0.0)
     return Comparison(statistic, chi_squared_tail(statistic))
