@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from types import FrameType
 
 from encoders.protocol import EncoderUnavailable
-from offline.bohdi.tree_jobs import run_bohdi_export, run_bohdi_retire, run_bohdi_traffic
+from offline.bohdi.tree_jobs import run_bohdi_export, run_bohdi_retire, run_bohdi_round, run_bohdi_traffic
 from offline.job_work import JobWork, Runner
 from offline.routing.train_job import run_train_router
 from offline.templates.build_job import run_build_templates
 from offline.templates.worth_job import run_template_worth
 from registry.artifacts import ArtifactError
-from registry.bohdi_jobs import BOHDI_EXPORT, BOHDI_RETIRE, BOHDI_TRAFFIC
+from registry.bohdi_jobs import BOHDI_EXPORT, BOHDI_RETIRE, BOHDI_ROUND, BOHDI_TRAFFIC
 from registry.job_kinds import BUILD_TEMPLATES, TEMPLATE_WORTH, TRAIN_ROUTER
 from registry.jobs import Job, JobLost, Jobs, JobsError, worker_name
 from registry.rollouts import RolloutError
@@ -36,6 +36,7 @@ RUNNERS: Mapping[str, Runner] = {
     TRAIN_ROUTER: run_train_router,
     BUILD_TEMPLATES: run_build_templates,
     TEMPLATE_WORTH: run_template_worth,
+    BOHDI_ROUND: run_bohdi_round,
     BOHDI_EXPORT: run_bohdi_export,
     BOHDI_TRAFFIC: run_bohdi_traffic,
     BOHDI_RETIRE: run_bohdi_retire,

@@ -1,4 +1,4 @@
-"""Jobs on a knowledge tree beside its rounds, and what each may be asked for. Queued by the admin API, run by a worker.
+"""Jobs on a knowledge tree, and what each may be asked for. Queued by the admin API, run by a worker.
 
 Their target is the tree, so that no two of a kind run on one tree at once; only one process may write a tree's log.
 """
@@ -9,8 +9,9 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from registry.bohdi_trees import SHARED
+from registry.bohdi_trees import SHARED, tree_of
 
+BOHDI_ROUND: Final = "bohdi_round"
 BOHDI_EXPORT: Final = "bohdi_export"
 BOHDI_TRAFFIC: Final = "bohdi_traffic"
 BOHDI_RETIRE: Final = "bohdi_retire"
@@ -23,6 +24,23 @@ class _Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """What is stored with the job; defaults are left out, so that equal wishes are equal."""
         built: dict[str, Any] = msgspec.to_builtins(self)
         return built
+
+
+class RoundArguments(_Arguments, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Run so many rounds on a tree. `settings` become the tree's if given; a tree without any needs them.
+
+    `tenant`: whose tree it is, when it is planted; its name is then `registry.bohdi_trees.tree_of(tenant)`. `dry_run`:
+    only say what a round would take.
+    """
+
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    tenant: str = ""
+    settings: dict[str, Any] | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tenant and self.tree != tree_of(self.tenant):
+            raise ValueError(f"the tree of this tenant is called {tree_of(self.tenant)!r}, not {self.tree!r}")
 
 
 class SetArguments(_Arguments, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -51,6 +69,11 @@ class RetireArguments(_Arguments, frozen=True, kw_only=True, forbid_unknown_fiel
 
     node: Annotated[str, msgspec.Meta(min_length=1)]
     reason: str = "an operator's wish"
+
+
+def round_arguments(stated: Any) -> RoundArguments:
+    """Raises ValueError, naming the field, if the arguments are wrong."""
+    return msgspec.convert(stated, RoundArguments)
 
 
 def set_arguments(stated: Any) -> SetArguments:

@@ -21,7 +21,6 @@ from registry.bohdi_status import BohdiUnreadable
 from registry.bohdi_trees import SHARED, tree_of, trees
 
 if TYPE_CHECKING:
-    from offline.bohdi.rounds import RoundReport
     from offline.bohdi.settings import Settings
     from offline.bohdi.tree_work import Place
     from registry.arms import Pool
@@ -128,15 +127,17 @@ def grow_command(
     """
     place = _place(data_dir, tree, tenant)
     if job:
-        wanted: dict[str, Any] = {"tree": place.tree, "rounds": rounds, "dry_run": dry_run or None}
+        wanted: dict[str, Any] = {"tree": place.tree, "rounds": rounds, "tenant": tenant, "dry_run": dry_run or None}
+        wanted["settings"] = None if settings is None else msgspec.to_builtins(_known(place, settings))
         queued(admin, "/admin/bohdi/rounds", wanted, as_json)
         return
-    known = place.take_settings(settings) if settings is not None and not dry_run else _known(place, settings)
-    pool = _pool(config)
+    known, pool = _known(place, settings), _pool(config)
     _estimate(known, pool, as_json, dry_run)
     if dry_run:
         return
+    place.keep_settings(known)
     from encoders.catalogue import load_encoder
+    from offline.bohdi.round_text import told
     from offline.bohdi.tree_work import grow
 
     budget_ended = False
@@ -260,22 +261,6 @@ def retire_command(
 
     found = retire(_place(data_dir, tree, tenant), node, reason)
     typer.echo(f"{found.name} is retired")
-
-
-def told(report: RoundReport) -> str:
-    """A round in one line."""
-    reward = "-" if report.mean_reward is None else f"{report.mean_reward:.2f}"
-    cost = "no price known" if report.cost_usd is None else f"{report.cost_usd:.4f} USD"
-    parts = [
-        f"round {report.round}{' (went on)' if report.went_on else ''}: {report.contests} contests",
-        f"mean reward {reward}, {report.dropped} dropped, {report.sprouted} new domains, {report.resets} resets",
-        f"{report.calls} calls, {cost}",
-        *(f"  {count} x {reason}" for reason, count in report.reasons.items()),
-        *(f"  {count} x {failure}" for failure, count in report.failures.items()),
-    ]
-    if report.stopped_by:
-        parts.append(f"  stopped by the {report.stopped_by}")
-    return "\n".join([", ".join(parts[:3]), *parts[3:]])
 
 
 def queued(admin: str, path: str, arguments: dict[str, Any], as_json: bool) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from encoders.protocol import Encoder
@@ -64,12 +65,11 @@ class Place:
             )
         return read_settings(path)
 
-    def take_settings(self, file: Path) -> Settings:
-        """The settings in a file, which become the tree's. Raises SettingsError."""
-        found = read_settings(file)
+    def keep_settings(self, settings: Settings) -> None:
+        """Make these the tree's settings."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        place_file(self.folder / SETTINGS_FILE, file.read_bytes())
-        return found
+        # JSON is YAML, too.
+        place_file(self.folder / SETTINGS_FILE, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
 
     def refresh(self, log: EpisodeLog) -> TreeStatus:
         """The tree's status, written to its file, too. Raises ValueError for a log without events."""
