@@ -7,6 +7,7 @@ in its own format; only the bytes of the reply are compared between models.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,12 +112,7 @@ class LocalTeacher:
 
     @cached_property
     def model(self) -> Any:
-        from transformers import AutoModelForCausalLM
-
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(self.folder), local_files_only=True, trust_remote_code=False, dtype="float32"
-        )
-        return loaded.eval().to(self.device)
+        return loaded_model(self.folder).eval().to(self.device)
 
     @property
     def context(self) -> int:
@@ -168,6 +164,25 @@ class LocalTeacher:
                 mine = logits[row, first : first + len(one.reply.token_ids)].float().log_softmax(dim=-1)
                 found.append(mine.cpu().numpy())
         return found
+
+
+def loaded_model(folder: Path) -> Any:
+    """The model in a folder, float32; where the folder holds an adapter, its base with the adapter on it.
+
+    Raises OSError or ValueError, with the library's words, if it cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM
+
+    adapter = folder / "adapter_config.json"
+    base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else str(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        base, local_files_only=True, trust_remote_code=False, dtype="float32"
+    )
+    if not adapter.exists():
+        return model
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
 
 
 def signal_of(
