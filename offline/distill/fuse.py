@@ -46,7 +46,8 @@ def fuse(
     """
     method = method or recipe.selection.method
     selection, weights = weigh(prepared, recipe, method)
-    settings = recipe.training if weights.shape[1] else msgspec.structs.replace(recipe.training, mix=0.0)
+    taught = callable(weights) or weights.shape[1] > 0
+    settings = recipe.training if taught else msgspec.structs.replace(recipe.training, mix=0.0)
     folder = recipe.output / name
     digest = f"{recipe.digest(*data_files(recipe))}-{method}"
     finished = folder / WEIGHTS

@@ -20,12 +20,14 @@ from offline.distill.selection import (
     average_cross_entropy,
     bits_per_byte,
     min_cross_entropy,
+    published_gate,
     select,
     uniform,
 )
 from offline.distill.signal_store import SignalStore, score_all
 from offline.distill.teachers import ChatFormat, LocalTeacher, Teacher, TeacherError, VllmTeacher, text_hash
 from offline.distill.token_bytes import TokenizedText
+from offline.distill.training import SourceWeights
 from offline.distill.vocabulary import map_vocabulary
 
 Said = Callable[[str], None]
@@ -170,10 +172,14 @@ def likelihoods(prepared: Prepared) -> Likelihoods:
 
 def weigh(
     prepared: Prepared, recipe: Recipe, method: Method, before: Selection | None = None
-) -> tuple[Selection | None, np.ndarray]:
+) -> tuple[Selection | None, SourceWeights]:
     """The weights of the sources: in each domain, and for each sample [D, K].
 
-    FuseLLM's rules go by document and have no weights of a domain: None.
+    FuseLLM's rules and the released code's go by document and have no weights of a domain: None.
+
+    Raises
+    ------
+    ValueError: `gate` is learned by `offline.distill.gate`, not here.
     """
     names, found = prepared.teachers, domains(prepared.samples)
     if method == "none" or not names:
@@ -181,6 +187,9 @@ def weigh(
     if method in ("min_ce", "avg_ce"):
         losses = document_losses(prepared)
         return None, min_cross_entropy(losses) if method == "min_ce" else average_cross_entropy(losses)
+    if method == "published":
+        losses = np.nan_to_num(document_losses(prepared), nan=1e3)
+        return None, lambda step: published_gate(losses, np.random.default_rng([recipe.training.seed, step]))
     if method == "uniform":
         made = uniform(names, len(found))
     else:

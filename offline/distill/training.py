@@ -7,8 +7,11 @@ weights. Where several processes train together, each takes its share of every s
 from __future__ import annotations
 
 import math
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,11 +24,16 @@ from offline.distill.fused_loss import Divergence, Losses, training_loss
 from offline.distill.packing import Batch, batch, pack
 from offline.distill.samples import DataError, Sample
 
+if sys.platform != "win32":
+    import fcntl
+
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
 CURVE = "progress.jsonl"
+SourceWeights = np.ndarray | Callable[[int], np.ndarray]
+"""Weights [D, K] of K sources for each of D samples, or what gives them for a step (from 0)."""
 
 
 class TrainingStopped(RuntimeError):
@@ -88,14 +96,14 @@ class Trained:
 
 
 def train(
-    model: Any, samples: Sequence[Sample], source_weights: np.ndarray, settings: TrainingSettings, output: Path, *,
+    model: Any, samples: Sequence[Sample], source_weights: SourceWeights, settings: TrainingSettings, output: Path, *,
     recipe: str, pad: int, report: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] = lambda: False, accelerator: Accelerator | None = None,
 ) -> Trained:  # fmt: skip
     """Train `model` in place, from the newest checkpoint in `output` if there is one.
 
-    `source_weights` [D, K]: of each of K sources for each of D samples. `recipe`: a digest of all that the result
-    depends on. `stop` is asked before each step; a stopped training leaves a checkpoint and is gone on with later.
+    `recipe`: a digest of all that the result depends on. `stop` is asked before each step; a stopped training leaves a
+    checkpoint and is gone on with later.
 
     Raises
     ------
@@ -105,17 +113,35 @@ def train(
     """
     if not samples:
         raise DataError("there is nothing to train on: the data set has no samples")
-    if source_weights.shape[0] != len(samples):
+    if isinstance(source_weights, np.ndarray) and source_weights.shape[0] != len(samples):
         raise ValueError(f"expected weights of {len(samples)} samples, got {source_weights.shape[0]}")
-    run = _Run(model, samples, source_weights, settings, output, recipe, pad, accelerator)
-    return run.to_the_end(report, stop)
+    output.mkdir(parents=True, exist_ok=True)
+    with _alone(output):
+        run = _Run(model, samples, source_weights, settings, output, recipe, pad, accelerator)
+        return run.to_the_end(report, stop)
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Hold the folder for this training. Processes of one training, on one machine, share the hold of their first."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        yield
+        return
+    with (output / ".training").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TrainingStopped(
+                f"another training writes to {output}; wait for it, stop it, or train into another folder"
+            ) from error
+        yield
 
 
 class _Run:
     """One training from where it stands to its end."""
 
     def __init__(
-        self, model: Any, samples: Sequence[Sample], source_weights: np.ndarray, settings: TrainingSettings,
+        self, model: Any, samples: Sequence[Sample], source_weights: SourceWeights, settings: TrainingSettings,
         output: Path, recipe: str, pad: int, accelerator: Accelerator | None,
     ) -> None:  # fmt: skip
         import torch
@@ -194,7 +220,8 @@ class _Run:
         """This process's share of the blocks of a step."""
         chosen = blocks_of(step, len(self.blocks), self.settings)
         mine = chosen[self.accelerator.process_index :: self.accelerator.num_processes] or chosen[:1]
-        return batch([self.blocks[index] for index in mine], self.samples, self.source_weights, self.pad)
+        weights = self.source_weights if isinstance(self.source_weights, np.ndarray) else self.source_weights(step)
+        return batch([self.blocks[index] for index in mine], self.samples, weights, self.pad)
 
     def _losses(self, made: Batch, mix: float) -> Losses:
         device = self.accelerator.device
@@ -218,7 +245,6 @@ class _Run:
         checkpoints.write(self.output, self.state, weights, checkpoints.optimiser_tensors(self.optimiser))
 
     def _draw(self, made: Progress) -> None:
-        self.output.mkdir(parents=True, exist_ok=True)
         with (self.output / CURVE).open("ab") as file:
             file.write(msgspec.json.encode(made) + b"\n")
 

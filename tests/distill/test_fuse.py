@@ -64,10 +64,15 @@ def test_each_domain_is_taught_by_who_knows_it(tmp_path: Path) -> None:
     by_domain = dict(zip(["add", "reverse"], selection.weights, strict=True))
     assert by_domain["reverse"][0] > 0.95
     assert by_domain["add"][1] > 0.95
-    assert weights.shape == (len(prepared.samples), 2)
     assert set(shares(selection, prepared)) == {"letters", "calc"}
+    assert isinstance(weights, np.ndarray)
+    assert weights.shape == (len(prepared.samples), 2)
     _, least = weigh(prepared, made, "min_ce")
+    assert isinstance(least, np.ndarray)
     assert (least.sum(axis=1) == 1).all()
+    _, drawn = weigh(prepared, made, "published")
+    assert callable(drawn)
+    assert (drawn(0) != drawn(1)).any()
     held = {" ".join(str(m) for m in one.messages[:-1]) for one in prepared.holdout}
     assert held
     assert len(prepared.samples) + len(prepared.holdout) == 80

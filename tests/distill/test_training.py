@@ -226,3 +226,26 @@ def test_nothing_to_train_on_is_told(tmp_path: Path) -> None:
 def test_wrong_settings_are_told(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         settings(**wrong)
+
+
+def test_two_trainings_on_one_folder_are_told_apart(tmp_path: Path) -> None:
+    data = samples(4)
+
+    def second() -> bool:
+        with pytest.raises(TrainingStopped, match="another training writes to"):
+            train(model(), data, even(4), settings(), tmp_path, recipe="r", pad=0)
+        return False
+
+    assert train(model(), data, even(4), settings(steps=1), tmp_path, recipe="r", pad=0, stop=second).steps == 1
+
+
+def test_weights_may_differ_at_every_step(tmp_path: Path) -> None:
+    data = samples(4, sources=2)
+    asked: list[int] = []
+
+    def drawn(step: int) -> np.ndarray:
+        asked.append(step)
+        return even(4, 2)
+
+    train(model(), data, drawn, settings(mix=0.5), tmp_path, recipe="r", pad=0)
+    assert asked == list(range(6))
