@@ -4,6 +4,7 @@
     DATA/bohdi/tenant-<digest>/log.db   the tree of one tenant
     .../settings.yaml                   the settings of its rounds
     .../status.json                     what `tokamak bohdi status` says, as of the last change, for the admin API
+    .../picture.svg                     the tree as its last round job has drawn it
     .../exports/<digest>/               training sets
 
 A tenant's id does not show in the name of its folder.
@@ -20,6 +21,7 @@ FOLDER: Final = "bohdi"
 LOG_FILE: Final = "log.db"
 SETTINGS_FILE: Final = "settings.yaml"
 STATUS_FILE: Final = "status.json"
+PICTURE_FILE: Final = "picture.svg"
 EXPORTS: Final = "exports"
 SHARED: Final = "shared"
 """Name of the tree that belongs to no tenant."""

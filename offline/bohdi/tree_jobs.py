@@ -12,6 +12,7 @@ import msgspec
 from encoders.catalogue import load_encoder
 from offline.bohdi.errors import EpisodeLogError, LogHeld
 from offline.bohdi.fan_out import FanOutUnavailable
+from offline.bohdi.plot import PlotUnavailable, plot
 from offline.bohdi.round_text import told as told_of
 from offline.bohdi.rounds import RoundReport, estimate
 from offline.bohdi.settings import Settings
@@ -19,7 +20,8 @@ from offline.bohdi.tree_work import Place, draw_set, grow, retire, steer
 from offline.job_work import JobWork
 from registry.atomic_files import place_file
 from registry.bohdi_jobs import RoundArguments, retire_arguments, round_arguments, set_arguments, traffic_arguments
-from registry.bohdi_status import BohdiUnreadable
+from registry.bohdi_status import BohdiUnreadable, read_status
+from registry.bohdi_trees import PICTURE_FILE
 
 T = TypeVar("T")
 
@@ -65,6 +67,7 @@ def run_bohdi_round(work: JobWork) -> dict[str, Any]:
                 work.note(told_of(report))
 
     _done(work, some)
+    _draw_picture(work, place)
     costs = [report.cost_usd for report in done]
     return {
         "tree": wanted.tree, "rounds": [report.round for report in done],
@@ -73,6 +76,13 @@ def run_bohdi_round(work: JobWork) -> dict[str, Any]:
         "stopped_by": next((report.stopped_by for report in done if report.stopped_by), None),
         "usd": None if None in costs else sum(cost for cost in costs if cost is not None),
     }  # fmt: skip
+
+
+def _draw_picture(work: JobWork, place: Place) -> None:
+    try:
+        plot(read_status(place.data_dir, place.tree), place.folder / PICTURE_FILE)
+    except PlotUnavailable as error:
+        work.note(str(error))
 
 
 def _rounds_ended(place: Place) -> int:
