@@ -22,6 +22,7 @@ import orjson
 from benchmarks.gateway_ground import KEY, KEY_VARIABLE, prepare, queries
 from encoders.features import query_features
 from registry.config_file import load_config
+from service.conversations import conversation_of
 from service.eligible import eligible_arms
 from service.exchange import Exchange
 from service.explanation import Decided, response_headers
@@ -116,7 +117,10 @@ def _one(gateway: Gateway, watch: Stopwatch, query: str) -> Any:
     hits = watch.time("retrieve", lambda: gateway.find_templates(serving, vector, key)).hits
     features = watch.time("features", lambda: query_features(text, request.shape(), exchange.workload()))
     exchange.features = features
-    turn = watch.time("conversation", lambda: remembered(gateway, target, request, options, exchange))
+    turn = watch.time(
+        "conversation",
+        lambda: remembered(gateway, target, request, conversation_of(request, exchange), options, exchange),
+    )
     weighed = watch.time(
         "weigh",
         lambda: weighing(

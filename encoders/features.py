@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from math import log1p
+from struct import Struct
 from typing import Final
 from zlib import crc32
 
@@ -69,7 +71,10 @@ _TABLE: Final = _class_table()
 _SIGN_BYTES: Final = np.array([ord(sign) for sign in SIGNS], dtype=np.intp)
 _COUNTS: Final = len(CUES) + len(SHAPE)
 _PAIRS: Final = _COUNTS + len(SIGNS)
-_EDGES: Final = _PAIRS + len(CLASSES) ** 2
+_PAIR_COUNT: Final = len(CLASSES) ** 2
+_NO_PAIRS: Final = np.zeros(_PAIR_COUNT, dtype=np.intp)
+_EDGES: Final = _PAIRS + _PAIR_COUNT
+_HEAD: Final = Struct(f"{_COUNTS}f")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,28 +94,44 @@ def query_features(text: str, shape: Shape = PLAIN, tag: str | None = None) -> F
     """The block of one query, float32 [len(NAMES)]; counts are on a logarithmic scale, shares in [0, 1]."""
     text = text[:READ_CHARS]
     raw = text.encode("utf-8", "replace")
-    block = np.zeros(len(NAMES), dtype=np.float32)
     classes = raw.translate(_TABLE)
-    _fill_cues(block, text, classes)
-    block[len(CUES) : _COUNTS] = log1p(shape.turns), shape.has_system, shape.tools, shape.json_wanted
-    counts = np.bincount(np.frombuffer(raw, np.uint8), minlength=256)
-    block[_COUNTS:_PAIRS] = counts[_SIGN_BYTES]
-    if len(raw) > 1:
-        codes = np.frombuffer(classes, np.uint8)
-        block[_PAIRS:_EDGES] = np.bincount((codes[:-1] << 3) | codes[1:], minlength=64)
-    np.log1p(block[_COUNTS:_EDGES], block[_COUNTS:_EDGES])
-    _fill_edges(block, text)
+    codes = np.frombuffer(classes, np.uint8)
+    pairs = np.bincount((codes[:-1] << 3) | codes[1:], minlength=_PAIR_COUNT) if len(raw) > 1 else _NO_PAIRS
+    # Packing plain numbers into the block's bytes takes a third of the time of assigning them to an array.
+    packed = bytearray(4 * len(NAMES))
+    _HEAD.pack_into(
+        packed, 0, *_cues(text, classes, pairs),
+        log1p(shape.turns), shape.has_system, shape.tools, shape.json_wanted,
+    )  # fmt: skip
+    block = np.frombuffer(packed, np.float32)
+    counted = block[_COUNTS:_EDGES]
+    counted[: len(SIGNS)] = np.bincount(np.frombuffer(raw, np.uint8), minlength=256)[_SIGN_BYTES]
+    counted[len(SIGNS) :] = pairs
+    np.log1p(counted, counted)
+    # The first two and the last two words, each as a sign (+1 or -1) in one of the places of its position.
+    for position, word in enumerate(text[:EDGE_CHARS].lower().split(None, 2)[:2]):
+        place, sign = _edge(position, word)
+        block[place] = sign
+    last = text[-EDGE_CHARS:].lower().rsplit(None, 2)[-2:]
+    for position, word in enumerate(last, 4 - len(last)):
+        place, sign = _edge(position, word)
+        block[place] = sign
     if tag is not None:
         block[TAG] = tag_code(tag)
     return block
 
 
-def _fill_cues(block: Features, text: str, classes: bytes) -> None:
+def _cues(text: str, classes: bytes, pairs: NDArray[np.intp]) -> tuple[float, ...]:
+    """The numbers of `CUES`. `pairs` are the counts of neighbouring classes: as first of a pair, and as last of all,
+    every byte counts once."""
+    firsts = pairs.reshape(len(CLASSES), len(CLASSES)).sum(1).tolist()
+    if classes:
+        firsts[classes[-1]] += 1
+    other, lower, upper, digit, blank, newline = firsts[:6]
     size = max(len(classes), 1)
-    other, lower, upper, digit, blank, newline = (classes.count(index) for index in range(6))
-    words = classes.count(b"\4") + newline + 1
+    words = blank + newline + 1
     last = text.rstrip()[-1:]
-    block[: len(CUES)] = (
+    return (
         log1p(len(text)), log1p(newline), log1p(words), (len(classes) - blank - newline) / words / 10.0, lower / size,
         upper / size, digit / size, blank / size, other / size, text[:1].isupper(), text[:1].isdigit(),
         text[:1].isspace(), last == "?", last == ".", last == ":", last != "" and last in ")]}\"'`", last.isalnum(),
@@ -118,14 +139,11 @@ def _fill_cues(block: Features, text: str, classes: bytes) -> None:
     )  # fmt: skip
 
 
-def _fill_edges(block: Features, text: str) -> None:
-    """The first two and the last two words, each as a sign (+1 or -1) in one of the places of its position."""
-    first, last = text[:EDGE_CHARS].lower().split(None, 2)[:2], text[-EDGE_CHARS:].lower().rsplit(None, 2)[-2:]
-    for position, words in ((0, first), (4 - len(last), last)):
-        for offset, word in enumerate(words):
-            code = crc32(word.encode("utf-8", "replace"))
-            place = _EDGES + (position + offset) * PLACES + code % PLACES
-            block[place] = 1.0 if code & 0x10000 else -1.0
+@lru_cache(maxsize=8_192)
+def _edge(position: int, word: str) -> tuple[int, float]:
+    """Where in the block a word at one of the four positions is told, and as what."""
+    code = crc32(word.encode("utf-8", "replace"))
+    return _EDGES + position * PLACES + code % PLACES, 1.0 if code & 0x10000 else -1.0
 
 
 def tag_code(tag: str) -> float:

@@ -59,10 +59,10 @@ class Endpoint:
     upstream: Upstream
     model: str
     concurrency: int | None = None
+    id: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def id(self) -> str:
-        return f"{self.upstream.name}/{self.model}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", f"{self.upstream.name}/{self.model}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +92,16 @@ def arm_id(model: str, way: Way) -> str:
     return model if way == "direct" else f"{model}#{way}"
 
 
+def twin_of(arm: Arm) -> Arm:
+    """The same model, asked directly."""
+    return Arm(arm.model.name, arm.model, "direct")
+
+
 class Pool:
     """An immutable snapshot of all models and their arms, in the order of the config.
 
-    `counts_load`: an endpoint says how many calls it takes at a time.
+    `counts_load`: an endpoint says how many calls it takes at a time. `twins`: for each `thought` arm, by position, the
+    arm that asks its model directly, which may be no arm of the pool.
     """
 
     def __init__(self, models: tuple[Model, ...]) -> None:
@@ -103,6 +109,7 @@ class Pool:
         self.counts_load = any(e.concurrency is not None for model in models for e in model.endpoints)
         arms = [Arm(arm_id(m.name, way), m, way) for m in models if "chat" in m.capabilities for way in m.ways]
         self.arms: dict[str, Arm] = {arm.id: arm for arm in arms}
+        self.twins: dict[int, Arm] = {at: twin_of(arm) for at, arm in enumerate(arms) if arm.way == "thought"}
 
     def matching(self, globs: tuple[str, ...]) -> tuple[Arm, ...]:
         """The arms whose id or model name matches one of the globs (`*`, `gpt-*`, `llama#think`)."""

@@ -43,6 +43,9 @@ class CostScale:
         """Where each cost lies, in [0, 1]; NaN stays NaN. Plain Python: faster than NumPy for one query's arms."""
         low, high = self.low, self.high
         factor = 1.0 / (high - low)
+        # NaN comes out of both ways as NaN, and a first one makes the comparison false.
+        if costs and low < min(costs) and max(costs) < high:
+            return [(c - low) * factor for c in costs]
         return [0.0 if c <= low else 1.0 if c >= high else (c - low) * factor for c in costs]
 
     def positions(self, costs: NDArray[Any]) -> NDArray[np.float64]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from registry.arms import Arm
+from registry.arms import Arm, twin_of
 from registry.config import TemplatesConfig
-from routers.policy.control import Control, twin_of
+from routers.policy.control import Control
 from routers.policy.decide import Choice
 from service.eligible import NOT_ON_ROUTE, matches_globs
 from service.exchange import Exchange
@@ -36,16 +36,16 @@ def dealt(
     settings: TemplatesConfig = serving.config.templates
     if settings.control_share <= 0.0:
         return None
+    may_be_barred = bool(choice.eliminated or eliminated)
     twins: dict[int, Arm] = {}
     for arm in choice.order:
-        thought = serving.arms[arm]
-        if thought.way != "thought":
+        twin = serving.pool.twins.get(arm)
+        if twin is None:
             continue
-        twin = twin_of(thought)
         named = options.models is not None and not matches_globs(twin, options.models)
         if named and not settings.control_pinned:
             continue
-        at = serving.arm_ids.index(twin.id) if twin.id in serving.arm_ids else None
+        at = serving.arm_ids.index(twin.id) if may_be_barred and twin.id in serving.arm_ids else None
         barred = None if at is None else choice.eliminated.get(at) or eliminated.get(at)
         if barred is None or barred == NOT_ON_ROUTE or named:
             twins[arm] = twin

@@ -8,31 +8,36 @@ different routes never do.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable
+
+import msgspec
 
 from routers.policy.affinity import Turn
 from service.exchange import Exchange
 from service.openai_api.requests import ChatRequest, ModelRequest
-from service.serving import Target
 
 
-def conversation_key(request: ModelRequest, target: Target, exchange: Exchange) -> tuple[Hashable, bool]:
-    """The key of the request's conversation, None if it has none, and whether a turn was answered before."""
-    owner = (None if exchange.key is None else exchange.key.id, target.name)
+def conversation_of(request: ModelRequest, exchange: Exchange) -> str | None:
+    """What the request's conversation is known by, alike in every process; None if it can be known by nothing."""
     session = exchange.session()
     if session is not None:
-        return (*owner, session), True
+        return f"session {session}"
     if not isinstance(request, ChatRequest):
-        return None, False
-    beginning: list[str] = []
-    messages = request.messages()
-    for message in messages:
-        beginning.append(str(message.get("content")))
-        if message.get("role") == "user":
-            break
-    answered = any(message.get("role") in ("assistant", "tool") for message in messages)
-    # The hash of a string is salted anew in every process, and these keys never leave it.
-    return (*owner, hash(tuple(beginning))), answered
+        return None
+    messages = request.messages
+    first = next((at for at, message in enumerate(messages) if message.get("role") == "user"), len(messages))
+    digest = hashlib.blake2b(msgspec.json.encode(messages[: first + 1]), digest_size=12)
+    if exchange.key is not None and exchange.key.id is not None:
+        digest.update(exchange.key.id.encode())
+    return digest.hexdigest()
+
+
+def has_last_turn(request: ModelRequest, exchange: Exchange) -> bool:
+    """Whether a turn of the request's conversation was answered before, as far as the request says."""
+    if exchange.session() is not None:
+        return True
+    return isinstance(request, ChatRequest) and any(m.get("role") in ("assistant", "tool") for m in request.messages)
 
 
 def turn_of(exchange: Exchange, wish: Hashable) -> Turn | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from registry.arms import Arm
+from registry.arms import Arm, Capability
 from registry.config import RouteConfig
 from service.backends.health import Health
 from service.errors import ApiError
-from service.limits import Key
+from service.limits import Key, allows
 from service.openai_api.requests import ModelRequest
 from service.routing_options import RoutingOptions
-from service.serving import Serving, refuse_window
+from service.serving import Serving, Standing, refuse_window
 from templates_store.choosing import Selection
 
 NOT_ON_ROUTE = "not on this route"
@@ -27,33 +29,50 @@ def eligible_arms(
     serving: Serving, route: RouteConfig, request: ModelRequest, key: Key, options: RoutingOptions, health: Health
 ) -> tuple[list[int], dict[int, str]]:
     """Indices into `serving.arms` of the arms that may answer, and the reason of every arm that may not."""
-    chat = "chat" in request.needs
-    on_route = tuple(route.models)
+    kind = (tuple(route.models), key.models, request.needs)
+    standing = serving.standings.get(kind) if options.models is None else None
+    if standing is None:
+        standing = _standing(serving.arms, *kind, options.models)
+        if options.models is None:  # What callers wish has no bound.
+            serving.standings[kind] = standing
     tokens = request.prompt_tokens + (request.answer_tokens or 0)
+    allowed, eliminated = list(standing.allowed), dict(standing.eliminated)
+    if tokens > standing.least_window or health.any_failed():
+        for index in standing.allowed:
+            model = serving.arms[index].model
+            if model.context_window is not None and tokens > model.context_window:
+                eliminated[index] = WINDOW
+            elif not health.model_is_up(model):
+                eliminated[index] = DOWN
+        allowed = [index for index in allowed if index not in eliminated]
+        eliminated = dict(sorted(eliminated.items()))
+    return allowed, eliminated
+
+
+def _standing(
+    arms: Sequence[Arm],
+    on_route: tuple[str, ...],
+    of_key: tuple[str, ...],
+    needs: frozenset[Capability],
+    wished: tuple[str, ...] | None,
+) -> Standing:
     allowed: list[int] = []
     eliminated: dict[int, str] = {}
-    for index, arm in enumerate(serving.arms):
-        model = arm.model
-        reason: str | None = None
+    for index, arm in enumerate(arms):
         if not matches_globs(arm, on_route):
-            reason = NOT_ON_ROUTE
-        elif options.models is not None and not matches_globs(arm, options.models):
-            reason = NOT_WISHED
-        elif not key.may_use(model.name):
-            reason = KEY_FORBIDS
-        elif not request.needs <= model.capabilities:
-            reason = f"cannot: {', '.join(sorted(request.needs - model.capabilities))}"
-        elif not chat and arm.way != "direct":
-            reason = "only chat can be asked this way"
-        elif model.context_window is not None and tokens > model.context_window:
-            reason = WINDOW
-        elif not health.model_is_up(model):
-            reason = DOWN
-        if reason is None:
-            allowed.append(index)
+            eliminated[index] = NOT_ON_ROUTE
+        elif wished is not None and not matches_globs(arm, wished):
+            eliminated[index] = NOT_WISHED
+        elif not allows(of_key, arm.model.name):
+            eliminated[index] = KEY_FORBIDS
+        elif not needs <= arm.model.capabilities:
+            eliminated[index] = f"cannot: {', '.join(sorted(needs - arm.model.capabilities))}"
+        elif "chat" not in needs and arm.way != "direct":
+            eliminated[index] = "only chat can be asked this way"
         else:
-            eliminated[index] = reason
-    return allowed, eliminated
+            allowed.append(index)
+    windows = [arms[index].model.context_window for index in allowed]
+    return Standing(tuple(allowed), eliminated, min((w for w in windows if w is not None), default=math.inf))
 
 
 def nothing_eligible(serving: Serving, request: ModelRequest, eliminated: dict[int, str]) -> ApiError:

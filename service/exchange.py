@@ -23,6 +23,8 @@ from traffic.records import Attempt, Decision, Interaction, Outcome, Usage
 
 MAX_HEADER_ID = 128
 SESSION_HEADERS = (b"x-session-id", b"x-conversation-id", b"x-claude-code-session-id")
+_NAMING = frozenset(("metadata", "prompt_cache_key"))
+"""The fields of a body that may name a session."""
 _STORE_FALSE = re.compile(rb'"store"\s*:\s*false')
 
 
@@ -44,7 +46,7 @@ class Exchange:
         self.endpoint = endpoint
         self.headers: dict[bytes, bytes] = dict(headers)
         sent_id = self.headers.get(b"x-request-id", b"")[:MAX_HEADER_ID]
-        self.client_request_id = sent_id.decode("latin-1") if sent_id.isalnum() or _is_plain(sent_id) else None
+        self.client_request_id = sent_id.decode("latin-1") if sent_id and _is_plain(sent_id) else None
         self.outcome: Outcome = "rejected"
         self.http_status = 500
         self.error: ApiError | None = None
@@ -87,9 +89,10 @@ class Exchange:
 
     def session(self) -> str | None:
         """The conversation that the caller names, in the body or in a header of the usual harnesses."""
-        named = _metadata(self.request).get("session_id") or _text(self.request, "prompt_cache_key")
-        if named:
-            return named
+        if self.request is not None and not _NAMING.isdisjoint(self.request.body.fields):
+            named = _metadata(self.request).get("session_id") or _text(self.request, "prompt_cache_key")
+            if named:
+                return named
         for name in SESSION_HEADERS:
             value = self.headers.get(name)
             if value:
@@ -183,14 +186,14 @@ def summed(first: Usage, second: Usage) -> Usage:
 
 
 def _metadata(request: ModelRequest | None) -> dict[str, Any]:
-    if request is None or "metadata" not in request.body:
+    if request is None or "metadata" not in request.body.fields:
         return {}
     metadata = request.body.peek("metadata")
     return {k: v for k, v in metadata.items() if isinstance(v, str)} if isinstance(metadata, dict) else {}
 
 
 def _text(request: ModelRequest | None, name: str) -> str | None:
-    if request is None or name not in request.body:
+    if request is None or name not in request.body.fields:
         return None
     value = request.body.peek(name)
     return value if isinstance(value, str) else None
@@ -203,4 +206,4 @@ def new_id(now: float) -> str:
 
 def _is_plain(value: bytes) -> bool:
     """Printable ASCII without spaces: safe to send back in a header."""
-    return bool(value) and all(33 <= byte <= 126 for byte in value)
+    return value.isalnum() or all(33 <= byte <= 126 for byte in value)

@@ -72,7 +72,7 @@ class Decided:
         return self.serving.arm_ids[self.choice.chosen] if self.control is not None and self.control.withheld else None
 
     def ranking(self) -> list[Arm]:
-        ranking = [self.serving.arms[index] for index in self.choice.order]
+        ranking = list(map(self.serving.arms.__getitem__, self.choice.order))
         if self.control is None or not self.control.withheld:
             return ranking
         # If the model fails, the same model with a longer prompt is the last to help.
@@ -81,16 +81,22 @@ class Decided:
 
     def record(self) -> Decision:
         choice, ids = self.choice, self.serving.arm_ids
-        candidates = explain(choice, self.prediction, ids, self.eliminated)
-        arm, chances = self.ranking()[0].id, {ids[choice.chosen]: choice.propensity[choice.chosen]}
-        if self.control is not None:
+        drawn, withheld_from = ids[choice.chosen], self.withheld_from
+        if self.control is None:
+            arm, propensity = drawn, choice.propensity[choice.chosen]
+            candidates = explain(choice, self.prediction, ids, self.eliminated)
+        else:
             chances = asked(choice, ids, self.control)
-            candidates = as_asked(candidates, chances)
+            arm = drawn if withheld_from is None else self.control.twins[choice.chosen].id
+            propensity = chances[arm]
+            candidates = explain(choice, self.prediction, ids, self.eliminated, chances)
+            if len(chances) > len(choice.order):
+                candidates = as_asked(candidates, chances)
         return Decision(
             id=self.id, route=self.route, router=self.serving.router, encoder=self.serving.encoder.hash,
             preference=self.preference, exploration=self.exploration, arm=arm,
-            propensity=chances[arm], explored=choice.explored, candidates=candidates,
-            withheld_from=self.withheld_from,
+            propensity=propensity, explored=choice.explored, candidates=candidates,
+            withheld_from=withheld_from,
             lambda_per_usd=self._lambda_per_usd(), by_lambda=self.weighing.lambda_per_usd is not None,
             affinity=self._affinity(), previous_arm=None if self.weighing.turn is None else self.weighing.turn.arm,
             win_probability=self.win, threshold=self.threshold, cascade=self._cascade(),

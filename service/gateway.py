@@ -212,8 +212,9 @@ class Gateway:
         async with self._taking_in:
             changed = False
             try:
-                changed |= await self._take_in_champion()
-                changed |= await self._take_in_trial()
+                wanted = await asyncio.to_thread(self.versions.wanted)
+                changed |= await self._take_in_champion(wanted.champion)
+                changed |= await self._take_in_trial(wanted.trial)
             except ArtifactError as error:
                 if str(error) != self._told:
                     logger.error(
@@ -225,21 +226,20 @@ class Gateway:
             changed |= await self._take_in_floor()
             return changed | await self._take_in_templates()
 
-    async def _take_in_champion(self) -> bool:
-        wanted = await asyncio.to_thread(self.versions.wanted)
-        serving, router = self.serving, wanted.champion or COLD_START
+    async def _take_in_champion(self, champion: str | None) -> bool:
+        serving, router = self.serving, champion or COLD_START
         if router == serving.router:
             return False
         if serving.tried is not None and serving.tried.router == router:
             lineup = serving.tried.lineup
         else:
-            lineup = await asyncio.to_thread(self.versions.load, wanted.champion)
+            lineup = await asyncio.to_thread(self.versions.load, champion)
         logger.info("router %s replaces %s", router, serving.router)
         self._serving = serving.routed_by(router, lineup)
         return True
 
-    async def _take_in_trial(self) -> bool:
-        trial, serving = (await asyncio.to_thread(self.versions.wanted)).trial, self.serving
+    async def _take_in_trial(self, trial: Trial | None) -> bool:
+        serving = self.serving
         if trial == serving.trial:
             return False
         tried = serving.tried

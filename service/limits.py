@@ -30,7 +30,7 @@ class Key:
         self._filled_at = clock()
 
     def may_use(self, model: str) -> bool:
-        return "*" in self.models or any(fnmatchcase(model, glob) for glob in self.models)
+        return allows(self.models, model)
 
     def admit(self) -> None:
         """Count one request. Raises ApiError 429 over a limit. Every admitted request ends with `release`."""
@@ -48,6 +48,11 @@ class Key:
 
     def release(self) -> None:
         self.active -= 1
+
+
+def allows(models: tuple[str, ...], model: str) -> bool:
+    """Whether one of a key's globs matches a model's name."""
+    return "*" in models or any(fnmatchcase(model, glob) for glob in models)
 
 
 class Limits:

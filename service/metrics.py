@@ -28,9 +28,10 @@ class Counter:
         self.values: defaultdict[Labels, float] = defaultdict(float)
 
     def add(self, labels: Labels, amount: float = 1.0) -> None:
-        if labels not in self.values and len(self.values) >= MAX_SERIES:
+        values = self.values
+        if labels not in values and len(values) >= MAX_SERIES:
             labels = ("other",) * len(self.labels)
-        self.values[labels] += amount
+        values[labels] += amount
 
     def lines(self) -> Iterator[str]:
         yield f"# HELP {self.name} {self.help}"

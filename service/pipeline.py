@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from service.asgi import ClientLeft, DisconnectWatch, Receive, Scope, Send, read
 from service.budgets import OVER_DAY
 from service.cascading import answer_in_stages, planned
 from service.controls import dealt, dealt_pinned
-from service.conversations import conversation_key, turn_of
+from service.conversations import conversation_of, has_last_turn, turn_of
 from service.duel import duel
 from service.eligible import eligible_arms, no_template, nothing_eligible
 from service.errors import ApiError
@@ -49,6 +50,7 @@ logger = logging.getLogger("tokamak.pipeline")
 
 NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 Parse = Callable[[bytes], ModelRequest]
+NO_DEADLINE = nullcontext()
 UNPAID = frozenset({"connect_error", "http_error"})
 """Outcomes of calls that no provider charges for."""
 
@@ -60,7 +62,7 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
     admitted: Key | None = None
     try:
         exchange.key = key = gateway.limits.authenticate(exchange.headers)
-        exchange.raw = await read_body(scope, receive, gateway.max_body_bytes)
+        exchange.raw = await read_body(exchange.headers, receive, gateway.max_body_bytes)
         exchange.request = request = parse(exchange.raw)
         gateway.limits.admit(key)
         admitted = key
@@ -76,7 +78,7 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
             return upstream_body(request, arm, endpoint, hits, gateway.templates_max_tokens, exchange, changes)
 
         exchange.outcome = "failed"
-        async with asyncio.timeout(None if options.deadline_ms is None else options.deadline_ms / 1e3):
+        async with NO_DEADLINE if options.deadline_ms is None else asyncio.timeout(options.deadline_ms / 1e3):
             if decided is not None and decided.cascade is not None:
                 finish = await answer_in_stages(gateway, exchange, decided, path, body_for)
             else:
@@ -144,14 +146,15 @@ async def route(
     """Encode once, find the eligible arms, predict, decide. Calls no upstream."""
     route_config = target.route
     assert route_config is not None
-    champion, serving = serving, deciding(serving, request, exchange)
+    conversation = conversation_of(request, exchange)
+    champion, serving = serving, deciding(serving, conversation or exchange.id, exchange)
     allowed, eliminated, vector, hits = await candidates(
         gateway, serving, route_config, request, key, options, exchange
     )
     exchange.features = features = query_features(exchange.query_text or "", request.shape(), exchange.workload())
     learned_as_asked(gateway, serving, options)
     affinity = route_config.affinity if options.affinity is None else options.affinity
-    turn = remembered(gateway, target, request, options, exchange) if affinity else None
+    turn = remembered(gateway, target, request, conversation, options, exchange) if affinity else None
     exchange.bill = bill = gateway.budgets.bill(key, target.name, route_config)
     weighed = weighing(
         target, options, gateway.backends.load, serving, bill, turn,
@@ -159,34 +162,31 @@ async def route(
     )  # fmt: skip
     draw = random.random()
 
-    def decided_by(version: Serving, prediction: Prediction) -> Choice:
+    def decided_by(version: Serving, prediction: Prediction) -> tuple[Choice, float | None]:
         if target.threshold is not None:
-            return duel(version, target.threshold, prediction, allowed, vector, weighed, draw).choice
-        return weighed.choose(version, prediction, allowed, draw)
+            return duel(version, target.threshold, prediction, allowed, vector, weighed, draw)
+        return weighed.choose(version, prediction, allowed, draw), None
 
     def predicted_by(version: Serving) -> Prediction:
         return version.lineup.predict(vector, features, exchange.query_text)
 
     serving, prediction = predicted(serving, champion, predicted_by)
     try:
-        choice = decided_by(serving, prediction)
+        choice, win = decided_by(serving, prediction)
     except NoEligibleArm as none_left:
         if bill is not None and OVER_DAY in none_left.eliminated.values():
             raise bill.spent() from None
         raise nothing_eligible(serving, request, {**eliminated, **none_left.eliminated}) from None
     decided = Decided(
         exchange.id, target.name, serving, weighed.preference, choice.exploration, choice, prediction, eliminated,
-        weighed, affinity,
+        weighed, affinity, win, target.threshold,
     )  # fmt: skip
-    if target.threshold is not None:
-        decided.win = duel(serving, target.threshold, prediction, allowed, vector, weighed, draw).win
-        decided.threshold = target.threshold
-    elif route_config.cascade is not None:
+    if target.threshold is None and route_config.cascade is not None:
         planned(decided, route_config.cascade, request, gateway.escalations[target.base], draw)
     in_stages = decided.choice is not choice
     decided.control = dealt(serving, decided.choice, eliminated, options, random.random(), explored_only=in_stages)
     exchange.withheld_from = decided.withheld_from
-    shadow(champion, exchange, lambda version: decided_by(version, predicted_by(version)), decided.control)
+    shadow(champion, exchange, lambda version: decided_by(version, predicted_by(version))[0], decided.control)
     return decided, hits
 
 
@@ -215,14 +215,19 @@ async def candidates(
 
 
 def remembered(
-    gateway: Gateway, target: Target, request: ModelRequest, options: RoutingOptions, exchange: Exchange
+    gateway: Gateway,
+    target: Target,
+    request: ModelRequest,
+    conversation: str | None,
+    options: RoutingOptions,
+    exchange: Exchange,
 ) -> Turn | None:
     """The last turn of the request's conversation; from now on this request is its last one."""
-    conversation, answered = conversation_key(request, target, exchange)
     if conversation is None:
         return None
-    exchange.conversation = (conversation, wish(target, options))
-    return gateway.conversations.last(conversation) if answered else None
+    owned = (None if exchange.key is None else exchange.key.id, target.name, conversation)
+    exchange.conversation = (owned, wish(target, options))
+    return gateway.conversations.last(owned) if has_last_turn(request, exchange) else None
 
 
 def learned_as_asked(gateway: Gateway, serving: Serving, options: RoutingOptions) -> None:
@@ -268,7 +273,7 @@ def found_templates(
     gateway: Gateway, serving: Serving, vector: Vectors, request: ModelRequest, key: Key, exchange: Exchange
 ) -> Sequence[Hit]:
     """The templates to be shown, also noted for the log; none if the conversation has no place for any."""
-    if not isinstance(request, ChatRequest) or last_user_message(request.messages()) is None:
+    if not isinstance(request, ChatRequest) or last_user_message(request.messages) is None:
         return ()
     exchange.selection = gateway.find_templates(serving, vector, key)
     return exchange.selection.hits
@@ -319,7 +324,7 @@ def upstream_body(
         changes["model"] = endpoint.model
     if arm.way != "direct" and isinstance(request, ChatRequest):
         asked = ask(
-            arm.way, request.messages(), hits, max_tokens=max_tokens,
+            arm.way, request.messages, hits, max_tokens=max_tokens,
             bound=format_bound({name: request.body.peek(name) for name in BINDING_FIELDS if name in request.body}),
         )  # fmt: skip
         changes["messages"] = asked.messages

@@ -6,11 +6,12 @@ ever sees half of a change, and none waits for one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from encoders.protocol import Encoder, Vectors
-from registry.arms import Arm, Pool
+from registry.arms import Arm, Capability, Pool
 from registry.config import Config, RouteConfig
 from registry.rollouts import Trial
 from routers.lineup import Lineup
@@ -44,11 +45,27 @@ class Target:
         return self.name.partition(":")[0]
 
 
+class Standing(NamedTuple):
+    """Which arms requests of one kind may have whatever is up and however long they are: by index, and why not others.
+
+    `least_window` is the smallest context window of the allowed ones, in tokens.
+    """
+
+    allowed: tuple[int, ...]
+    eliminated: Mapping[int, str]
+    least_window: float
+
+
+Kind = tuple[tuple[str, ...], tuple[str, ...], frozenset[Capability]]
+"""The globs of a route and of a key, and what a request needs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Serving:
     """The snapshot. `lineup` predicts for `arms`, in that order; `router` is its version, name@digest.
 
-    While a version is on `trial`, `tried` is the same snapshot with that version as its router.
+    While a version is on `trial`, `tried` is the same snapshot with that version as its router. `standings` remembers,
+    for the kinds of requests that came, which of the arms they may have.
     """
 
     config: Config
@@ -63,6 +80,7 @@ class Serving:
     targets: dict[str, Target] = field(default_factory=dict)
     trial: Trial | None = None
     tried: Serving | None = None
+    standings: dict[Kind, Standing] = field(default_factory=dict)
 
     def routed_by(self, router: str, lineup: Lineup) -> Serving:
         """The same with another champion."""

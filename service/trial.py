@@ -14,7 +14,6 @@ from routers.policy.control import Control, asked
 from routers.policy.decide import Choice
 from routers.protocol import Prediction
 from service.exchange import Exchange
-from service.openai_api.requests import ChatRequest, ModelRequest
 from service.serving import Serving
 from traffic.records import Decision, Shadow
 
@@ -24,12 +23,11 @@ Decide = Callable[[Serving], Choice]
 """Takes the decision again, with the router of the given snapshot."""
 
 
-def deciding(serving: Serving, request: ModelRequest, exchange: Exchange) -> Serving:
+def deciding(serving: Serving, conversation: str, exchange: Exchange) -> Serving:
     """The snapshot whose router decides this request: the canary's for its share of the conversations."""
     trial, tried = serving.trial, serving.tried
     if trial is None or tried is None or trial.stage != "canary":
         return serving
-    conversation = conversation_of(request, exchange)
     exchange.on_trial = partial(_dealt, conversation=conversation)
     return tried if dealt_to_canary(trial, conversation) else serving
 
@@ -64,27 +62,6 @@ def dealt_to_canary(trial: Trial, conversation: str) -> bool:
     """
     digest = hashlib.blake2b(conversation.encode(), digest_size=8, key=trial.id.encode()).digest()
     return int.from_bytes(digest, "big") < trial.share * 2**64
-
-
-def conversation_of(request: ModelRequest, exchange: Exchange) -> str:
-    """What a conversation is known by: the session that the caller names, else how it began, else the request.
-
-    The beginning is the messages up to the first one of the user, which every later turn repeats.
-    """
-    session = exchange.session()
-    if session is not None:
-        return f"session {session}"
-    if not isinstance(request, ChatRequest):
-        return exchange.id
-    beginning = []
-    for message in request.messages():
-        beginning.append(message)
-        if message.get("role") == "user":
-            break
-    digest = hashlib.blake2b(msgspec.json.encode(beginning), digest_size=12)
-    key = None if exchange.key is None else exchange.key.id
-    digest.update((key or "").encode())
-    return digest.hexdigest()
 
 
 def _dealt(decision: Decision, *, conversation: str) -> Decision:

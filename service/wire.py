@@ -67,11 +67,11 @@ class Body:
 
     def get(self, name: str) -> Any:
         """The decoded value of a field, None if it is absent or null."""
-        if name in self._decoded:
-            return self._decoded[name]
         raw = self.fields.get(name)
         if raw is None:
             return None
+        if name in self._decoded:
+            return self._decoded[name]
         try:
             value = _ANY.decode(raw)
         except NOT_DECODABLE as error:
@@ -86,10 +86,10 @@ class Body:
         except ApiError:
             return None
 
-    def raw(self, name: str) -> bytes:
-        """The bytes of a field's value, empty if it is absent."""
+    def size(self, name: str) -> int:
+        """How many bytes a field's value has, 0 if it is absent."""
         raw = self.fields.get(name)
-        return b"" if raw is None else bytes(raw)
+        return 0 if raw is None else memoryview(raw).nbytes
 
     def string(self, name: str, *, required: bool = False) -> str | None:
         value = self.get(name)

@@ -34,7 +34,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_tokens: int | None = None
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class Candidate(msgspec.Struct, frozen=True, array_like=True):
     """One arm as the policy saw it. `eliminated` names the reason if a hard filter removed it.
 
     Stored by position, not by name: a record holds one of these per arm, and names were most of its bytes.

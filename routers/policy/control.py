@@ -39,19 +39,15 @@ class Control(NamedTuple):
     in_stages: bool = False
 
 
-def twin_of(arm: Arm) -> Arm:
-    """The same model, asked directly."""
-    return Arm(arm.model.name, arm.model, "direct")
-
-
 def asked(choice: Choice, arm_ids: Sequence[str], control: Control | None) -> dict[str, float]:
     """The exact probability of each arm to be really asked, by id; arms that cannot be are left out. Adds up to 1."""
-    chances = {arm_ids[arm]: choice.propensity[arm] for arm in choice.order}
+    order = choice.order
+    chances = dict(zip(map(arm_ids.__getitem__, order), map(choice.propensity.__getitem__, order), strict=True))
     if control is None:
         return chances
-    alone = choice.exploration / len(choice.order)
+    alone = choice.exploration / len(order)
     for thought, twin in control.twins.items():
-        if thought not in choice.order:
+        if thought not in order:
             continue
         moved = control.share * (alone if control.in_stages else choice.propensity[thought])
         chances[arm_ids[thought]] -= moved

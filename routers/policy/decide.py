@@ -20,7 +20,7 @@ deadline).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import nan
+from math import isnan, nan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,12 +129,7 @@ def decide(
         weight, cost_weight, places = preference, 1.0 - preference, cost_scale.places(costs)
     else:
         weight, cost_weight, places = 1.0, terms.lambda_per_usd, costs
-    # x == x is false of NaN alone, and much cheaper than a call.
-    unknown = max((places[arm] for arm in allowed if places[arm] == places[arm]), default=0.0)
-    utility = [nan] * len(quality)
-    for arm in allowed:
-        place = places[arm]
-        utility[arm] = weight * quality[arm] - cost_weight * (place if place == place else unknown)
+    utility = _utilities(allowed, quality, places, weight, cost_weight)
     if terms is not PLAIN:
         _charge(utility, allowed, costs, weight, terms)
     ranking = _ranked(allowed, utility, costs, latencies)
@@ -157,9 +152,10 @@ def drawn(
     if floor > share:
         share = min(floor, 1.0 / len(allowed))
         exploration = share * len(allowed)
-    propensity = [0.0] * len(utility)
-    for arm in allowed:
-        propensity[arm] = share
+    propensity = [share if len(allowed) == len(utility) else 0.0] * len(utility)
+    if len(allowed) < len(utility):
+        for arm in allowed:
+            propensity[arm] = share
     chosen = ranking[0]
     propensity[chosen] = 1.0 - exploration + share
     explored = draw < exploration
@@ -180,6 +176,21 @@ def without_downgrade(ranking: list[int], quality: Sequence[float], follows: int
     return [*better, follows, *(arm for arm in ahead if quality[arm] < quality[follows]), *ranking[at + 1 :]]
 
 
+def _utilities(
+    allowed: list[int], quality: list[float], places: list[float], weight: float, cost_weight: float
+) -> list[float]:
+    """Quality and cost, weighed, of the allowed arms; NaN of the others. An unknown cost is the dearest known one."""
+    if len(allowed) == len(quality) and not any(map(isnan, places)):
+        return [weight * good - cost_weight * dear for good, dear in zip(quality, places, strict=True)]
+    # x == x is false of NaN alone, and much cheaper than a call.
+    unknown = max((places[arm] for arm in allowed if places[arm] == places[arm]), default=0.0)
+    utility = [nan] * len(quality)
+    for arm in allowed:
+        place = places[arm]
+        utility[arm] = weight * quality[arm] - cost_weight * (place if place == place else unknown)
+    return utility
+
+
 def _charge(utility: list[float], allowed: list[int], costs: list[float], weight: float, terms: Terms) -> None:
     """Take the prices of the terms off the utilities. An unknown cost counts as the dearest known one."""
     shadow = weight * terms.shadow_per_usd
@@ -195,8 +206,7 @@ def _charge(utility: list[float], allowed: list[int], costs: list[float], weight
 
 def _ranked(allowed: list[int], utility: list[float], costs: list[float], latencies: list[float]) -> list[int]:
     ranking = sorted(allowed, key=utility.__getitem__, reverse=True)
-    values = [utility[arm] for arm in ranking]
-    if len(set(values)) == len(values):
+    if len(set(map(utility.__getitem__, ranking))) == len(ranking):
         return ranking
 
     def key(arm: int) -> tuple[float, float, float, int]:
@@ -252,39 +262,45 @@ def greedy_batch(prediction: Prediction, preference: float, cost_scale: CostScal
 
 
 def explain(
-    choice: Choice, prediction: Prediction, arms: Sequence[str], eliminated: Mapping[int, str]
+    choice: Choice,
+    prediction: Prediction,
+    arms: Sequence[str],
+    eliminated: Mapping[int, str],
+    chances: Mapping[str, float] | None = None,
 ) -> tuple[Candidate, ...]:
     """The candidates of a decision as they are logged and shown: the order of `choice`, then the eliminated arms.
 
     `arms` are the M arm ids; `eliminated` the reasons of arms that the caller's own filters removed, by index. What was
-    not predicted is None.
+    not predicted is None. `chances` are the propensities by id, where they are not those of `choice`.
     """
-    quality, std, cost, latency = ([None if x != x else x for x in column.tolist()] for column in prediction)
-    utility, propensity = choice.utility, choice.propensity
-    shown = [
-        Candidate(
-            arm=arms[arm],
-            quality=quality[arm],
-            quality_std=std[arm],
-            cost_usd=cost[arm],
-            latency_s=latency[arm],
-            utility=utility[arm],
-            propensity=propensity[arm],
+    order = choice.order
+    columns = [_or_none(column.tolist()) for column in prediction]
+    ids = list(map(arms.__getitem__, order))
+    # By position: a dozen candidates a request are worth it.
+    shown = tuple(
+        map(
+            Candidate,
+            ids,
+            *(map(column.__getitem__, order) for column in columns),
+            map(choice.utility.__getitem__, order),
+            map(choice.propensity.__getitem__, order) if chances is None else map(chances.__getitem__, ids),
         )
-        for arm in choice.order
-    ]
-    if len(shown) < len(arms):
-        chosen_from = set(choice.order)
-        shown += [
-            Candidate(
-                arm=arms[arm],
-                quality=quality[arm],
-                quality_std=std[arm],
-                cost_usd=cost[arm],
-                latency_s=latency[arm],
-                eliminated=choice.eliminated.get(arm) or eliminated.get(arm, "not eligible"),
-            )
-            for arm in range(len(arms))
-            if arm not in chosen_from
-        ]
-    return tuple(shown)
+    )
+    if len(shown) == len(arms):
+        return shown
+    chosen_from = set(order)
+    left = [arm for arm in range(len(arms)) if arm not in chosen_from]
+    quality, std, cost, latency = columns
+    return shown + tuple(
+        Candidate(
+            arms[arm], quality[arm], std[arm], cost[arm], latency[arm],
+            eliminated=choice.eliminated.get(arm) or eliminated.get(arm, "not eligible"),
+        )
+        for arm in left
+    )  # fmt: skip
+
+
+def _or_none(numbers: list[float]) -> list[float | None]:
+    """NaN, of which a sum is NaN too, as None."""
+    total = sum(numbers)
+    return list(numbers) if total == total else [None if x != x else x for x in numbers]

@@ -34,6 +34,10 @@ class Health:
         breaker = self._breakers.get(endpoint.id)
         return breaker is None or breaker.failures < self._limit or self._clock() >= breaker.closed_until
 
+    def any_failed(self) -> bool:
+        """Whether any endpoint has failed since it last answered."""
+        return bool(self._breakers)
+
     def model_is_up(self, model: Model) -> bool:
         if not self._breakers:
             return True

@@ -16,6 +16,7 @@ from registry.arms import Arm, Endpoint
 
 SHORTEST_S = 0.001
 RATIO = 1.15
+LOG_RATIO = math.log(RATIO)
 BUCKETS = 100
 """From a millisecond to about 18 minutes; a quantile is right to within 7 %."""
 GROWTH = 1.01
@@ -35,7 +36,7 @@ class Quantiles(NamedTuple):
 class LatencyHistogram:
     """Recent latencies of one arm."""
 
-    __slots__ = ("_counts", "_total", "_weight", "calls", "last_at", "quantiles")
+    __slots__ = ("_counts", "_quantiles", "_total", "_weight", "calls", "last_at")
 
     def __init__(self) -> None:
         self._counts = [0.0] * BUCKETS
@@ -43,13 +44,21 @@ class LatencyHistogram:
         self._weight = 1.0
         self.calls = 0
         self.last_at = -math.inf
-        self.quantiles: Quantiles | None = None
+        self._quantiles: Quantiles | None = None
+        """As of the last call; None if nobody has asked since."""
+
+    @property
+    def quantiles(self) -> Quantiles | None:
+        """None of too few calls. Most calls are followed by another before anybody asks."""
+        if self._quantiles is None and self.calls >= LEAST_CALLS:
+            self._quantiles = self._read()
+        return self._quantiles
 
     def add(self, latency_s: float, now: float) -> None:
         """One finished call."""
         if now - self.last_at > STALE_S:
             self._counts, self._total, self._weight, self.calls = [0.0] * BUCKETS, 0.0, 1.0, 0
-        place = int(math.log(max(latency_s, SHORTEST_S) / SHORTEST_S) / math.log(RATIO))
+        place = int(math.log(max(latency_s, SHORTEST_S) / SHORTEST_S) / LOG_RATIO)
         self._weight *= GROWTH
         self._counts[min(place, BUCKETS - 1)] += self._weight
         self._total += self._weight
@@ -58,7 +67,7 @@ class LatencyHistogram:
         if self._weight > RESCALE:
             self._counts = [count / self._weight for count in self._counts]
             self._total, self._weight = self._total / self._weight, 1.0
-        self.quantiles = self._read() if self.calls >= LEAST_CALLS else None
+        self._quantiles = None
 
     def _read(self) -> Quantiles:
         seen, p50 = 0.0, None

@@ -29,7 +29,7 @@ async def embeddings(gateway: Gateway, scope: Scope, receive: Receive, send: Sen
     exchange = Exchange("/embeddings", scope["headers"])
     try:
         exchange.key = key = gateway.limits.authenticate(exchange.headers)
-        raw = await read_body(scope, receive, gateway.max_body_bytes)
+        raw = await read_body(exchange.headers, receive, gateway.max_body_bytes)
     except ApiError as error:
         await _refused(gateway, exchange, error, send)
         return

@@ -15,7 +15,10 @@ from service.wire import Body, type_name
 CHARS_PER_TOKEN = 4
 """Rule of thumb for the length of a prompt before any tokenizer has seen it."""
 MAX_N = 128
-_NO_MESSAGES = (b"", b"[]", b"null")
+_CHAT: frozenset[Capability] = frozenset(("chat",))
+_VISION: frozenset[Capability] = frozenset(("vision",))
+_ASKING = frozenset(("tools", "functions", "response_format", "logprobs", "n"))
+"""The fields that `_chat_needs` reads."""
 
 
 @dataclass(slots=True)
@@ -47,20 +50,20 @@ class ModelRequest:
         return False
 
 
+@dataclass(slots=True)
 class ChatRequest(ModelRequest):
     """`POST /v1/chat/completions`."""
 
-    def messages(self) -> list[Any]:
-        return self.body.array("messages", required=True) or []
+    messages: list[Any]
 
     def query(self) -> str:
-        return query_text(self.messages())
+        return query_text(self.messages)
 
     def follows_up(self) -> bool:
-        return follows_up(self.messages())
+        return follows_up(self.messages)
 
     def shape(self) -> Shape:
-        return messages_shape(self.messages(), "tools" in self.needs, "json_schema" in self.needs)
+        return messages_shape(self.messages, "tools" in self.needs, "json_schema" in self.needs)
 
 
 class CompletionRequest(ModelRequest):
@@ -79,19 +82,17 @@ def chat_request(raw: bytes) -> ChatRequest:
     """Raises ApiError 400 if a field that routing reads is wrong."""
     body = Body(raw)
     model = body.string("model", required=True)
-    if body.raw("messages").strip() in _NO_MESSAGES:
-        body.array("messages", required=True)
+    messages = body.array("messages", required=True)
+    if not messages:
         raise invalid("'messages' must hold at least one message.", "messages")
-    needs: list[Capability] = ["chat"]
-    if len(body.fields) > 2:
-        needs += _chat_needs(body)
-    _check_messages(body)
-    needs += _part_needs(body)
+    needs = _CHAT if _ASKING.isdisjoint(body.fields) else _CHAT.union(_chat_needs(body))
+    if _checked(messages):
+        needs |= _VISION
     stream = body.boolean("stream") or False
     assert model is not None
     return ChatRequest(
-        body, model, stream, _wants_usage(body), frozenset(needs), _estimate(body.raw("messages"), needs),
-        body.integer("max_completion_tokens", least=1) or body.integer("max_tokens", least=1),
+        body, model, stream, _wants_usage(body), needs, _estimate(body, "messages", needs),
+        body.integer("max_completion_tokens", least=1) or body.integer("max_tokens", least=1), messages,
     )  # fmt: skip
 
 
@@ -104,13 +105,13 @@ def completion_request(raw: bytes) -> CompletionRequest:
         raise invalid("'prompt' must be a non-empty string or array.", "prompt", "missing_required_parameter")
     if not isinstance(prompt, str | list):
         raise invalid(f"'prompt' must be a string or an array, got {type_name(prompt)}.", "prompt", "invalid_type")
-    needs: list[Capability] = ["completions"]
+    needs: frozenset[Capability] = frozenset(("completions",))
     if (body.integer("n", least=1, most=MAX_N) or 1) > 1:
-        needs.append("n")
+        needs |= frozenset(("n",))
     stream = body.boolean("stream") or False
     assert model is not None
     return CompletionRequest(
-        body, model, stream, _wants_usage(body), frozenset(needs), _estimate(body.raw("prompt"), needs),
+        body, model, stream, _wants_usage(body), needs, _estimate(body, "prompt", needs),
         body.integer("max_tokens", least=0),
     )  # fmt: skip
 
@@ -126,8 +127,9 @@ def embedding_request(raw: bytes) -> EmbeddingRequest:
     return EmbeddingRequest(body, model, False, False, frozenset({"embeddings"}), 0, None)
 
 
-def _check_messages(body: Body) -> None:
-    messages = body.array("messages", required=True) or []
+def _checked(messages: list[Any]) -> bool:
+    """Whether any message really holds a part that is not text. Raises ApiError 400 for what is no message."""
+    vision = False
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
             raise invalid(
@@ -141,11 +143,15 @@ def _check_messages(body: Body) -> None:
                 f"messages[{index}].role", "invalid_type",
             )  # fmt: skip
         content = message.get("content")
-        if content is not None and not isinstance(content, str | list):
+        if content is None or isinstance(content, str):
+            continue
+        if not isinstance(content, list):
             raise invalid(
                 f"'messages[{index}].content' must be a string or an array of parts, got {type_name(content)}.",
                 f"messages[{index}].content", "invalid_type",
             )  # fmt: skip
+        vision = vision or any(isinstance(p, dict) and p.get("type") not in ("text", "refusal") for p in content)
+    return vision
 
 
 def _chat_needs(body: Body) -> list[Capability]:
@@ -162,24 +168,13 @@ def _chat_needs(body: Body) -> list[Capability]:
     return needs
 
 
-def _part_needs(body: Body) -> list[Capability]:
-    """`vision` if any message really holds a part that is not text."""
-    for message in body.array("messages") or []:
-        content = message.get("content") if isinstance(message, dict) else None
-        if isinstance(content, list) and any(
-            isinstance(p, dict) and p.get("type") not in ("text", "refusal") for p in content
-        ):
-            return ["vision"]
-    return []
-
-
 def _wants_usage(body: Body) -> bool:
     options = body.mapping("stream_options")
     return options is not None and options.get("include_usage") is True
 
 
-def _estimate(text: bytes, needs: list[Capability]) -> int:
+def _estimate(body: Body, name: str, needs: frozenset[Capability]) -> int:
     """Prompt length in tokens from the length of its JSON; images are not counted by their bytes."""
     if "vision" in needs:
         return 0
-    return len(text) // CHARS_PER_TOKEN
+    return body.size(name) // CHARS_PER_TOKEN

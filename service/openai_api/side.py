@@ -145,7 +145,7 @@ def _add_route(app: FastAPI, gateway: Gateway) -> None:
 async def _body(gateway: Gateway, request: Request) -> bytes:
     """The body, read no further than the limit."""
     try:
-        return await read_body(request.scope, request.receive, gateway.max_body_bytes)
+        return await read_body(dict(request.scope["headers"]), request.receive, gateway.max_body_bytes)
     except ClientLeft:
         raise HTTPException(400, "The client left before its request was complete.") from None
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.arms import Arm, Model
-from routers.policy.control import Control, as_asked, asked, twin_of
+from registry.arms import Arm, Model, twin_of
+from routers.policy.control import Control, as_asked, asked
 from routers.policy.decide import Choice, drawn
 from traffic.records import Candidate
 
