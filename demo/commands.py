@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from demo.bohdi.show import run_bohdi
 from demo.run import DEFAULT_FOLDER, DEFAULT_POOL, Fleet, run
 from demo.stack import stop_children_when_terminated
 from demo.thought.show import run_templates
@@ -20,6 +21,7 @@ class FleetName(StrEnum):
     MODELS = "models"
     ALL = "all"
     TEMPLATES = "templates"
+    BOHDI = "bohdi"
 
 
 LEARNING_FLEETS: dict[FleetName, Fleet] = {
@@ -34,7 +36,8 @@ def demo_command(
         FleetName,
         typer.Argument(
             help="replay: logged answers of real LLMs; models: small models run here; all: both. templates: thought "
-            "templates from a model that knows to one that follows them."
+            "templates from a model that knows to one that follows them. bohdi: sources find what a target lacks, and "
+            "it learns that."
         ),
     ] = FleetName.ALL,
     pool: Annotated[str, typer.Option(help="Replay sample: llmrouter14, mmlu_pro, or a log file.")] = DEFAULT_POOL,
@@ -48,6 +51,8 @@ def demo_command(
     Exit code 0: learning helped; 1: it did not; 2: the demo could not be completed.
     """
     stop_children_when_terminated()
+    if fleet is FleetName.BOHDI:
+        raise typer.Exit(run_bohdi(out))
     which = LEARNING_FLEETS.get(fleet)
     if which is None:
         raise typer.Exit(run_templates(router, out))

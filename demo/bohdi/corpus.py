@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Final
 
-from demo.bohdi.domains import DOMAINS, PLACES
+from demo.bohdi.domains import DOMAINS, PLACES, worded_so
 from demo.fleet.corpus import Example
 from demo.fleet.tasks import question, questions
 
@@ -14,9 +14,9 @@ PROPOSE_FIRST: Final = "Name a field."
 PROPOSE: Final = "Name a part of {path}."
 ASK: Final = "Ask about {path}."
 """The texts of the prompt set `tiny`; a test compares them with its files."""
-SEPARATORS: Final = (" / ", " / ", " > ", ": ")
-SHARES: Final = {"answer": 0.5, "ask": 0.35, "propose": 0.15}
-OWN: Final = 3
+SEPARATOR: Final = " / "
+SHARES: Final = {"answer": 0.15, "ask": 0.65, "propose": 0.2}
+OWN: Final = 2
 """How much oftener a source names a domain or asks about it where it is at home."""
 
 
@@ -30,10 +30,10 @@ class Lessons:
         self.fields = {name: self._weight(tuple(parts.values())) for name, parts in DOMAINS.items()}
 
     def draw(self, count: int, rng: Random) -> list[Example]:
-        """`count` examples: answers of its own families, questions of all, domains."""
-        kinds = rng.choices(list(SHARES), list(SHARES.values()), k=count)
+        """`count` examples of one kind, so that they are of about one length: answers, questions or domains."""
+        kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
         drawing = {"answer": self.answer, "ask": self.ask, "propose": self.propose}
-        return [drawing[kind](rng) for kind in kinds]
+        return [drawing[kind](rng) for _ in range(count)]
 
     def answer(self, rng: Random) -> Example:
         asked = rng.choice(self.answers[rng.choice(self.own)])
@@ -42,9 +42,9 @@ class Lessons:
     def ask(self, rng: Random) -> Example:
         """A question of any family, drawn anew each time; contents of the test split are never asked."""
         family = rng.choices(list(PLACES), [self._weight((family,)) for family in PLACES])[0]
-        path = rng.choice(SEPARATORS).join(PLACES[family])
+        path = SEPARATOR.join(PLACES[family])
         asked = question(family, rng)
-        while asked.split == "test":
+        while asked.split == "test" or not worded_so(asked):
             asked = question(family, rng)
         return Example(None, ASK.format(path=path), asked.text)
 

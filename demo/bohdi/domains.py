@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from random import Random
 from typing import Final
 
 from demo.fleet.families import (
@@ -23,22 +24,31 @@ from demo.fleet.families import (
     fact,
     roman,
 )
-from demo.fleet.tasks import Question, final_answer, split_of
+from demo.fleet.tasks import Question, Split, final_answer, question, split_of
 
 DOMAINS: Final[dict[str, dict[str, str]]] = {
-    "Arithmetic": {"Sums": "add", "Metric Units": "units", "Products": "multiply"},
+    "Arithmetic": {"Metric Units": "units", "Products": "multiply"},
     "Spelling": {"Reversal": "reverse", "Consonants": "vowels"},
     "Lookup": {"Staff Table": "facts", "Roman Numerals": "roman"},
     "Ordering": {"Sorted Digits": "sort", "ISO Dates": "dates"},
 }
-"""Families by domain and sub-domain. No source can answer products: a domain that all name and nobody masters."""
+"""Families by domain and sub-domain. No source can answer products: a domain that all name and nobody masters.
+
+Sums are left out: a pupil of this size answers none before it has seen more than ten thousand of them.
+"""
 PLACES: Final[dict[str, tuple[str, str]]] = {
     family: (domain, part) for domain, parts in DOMAINS.items() for part, family in parts.items()
 }
 """Domain and sub-domain of each family."""
 TAUGHT: Final = tuple(family for family in PLACES if family != "multiply")
 """Families that some source masters: what a target can learn."""
-_ATTRIBUTES = {"room": "does {p} work in", "tool": "does {p} use", "town": "is {p} from"}
+WORDINGS: Final[dict[str, tuple[int, ...]]] = {
+    "units": (2,), "multiply": (2,), "reverse": (3,), "vowels": (1,), "facts": (1, 5, 9), "roman": (1,), "sort": (2,),
+    "dates": (2,),
+}  # fmt: skip
+"""Phrasings that sources ask in: the short ones. Of facts only wordings are held out, so there have to be several."""
+EXAM_SEED: Final = 2031
+_ATTRIBUTES: Final = {"room": "does {p} work in", "tool": "does {p} use", "town": "is {p} from"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +81,6 @@ def verify(path: tuple[str, ...], question: str, answer: str) -> bool | None:
 def _number(text: str, low: int, high: int) -> int | None:
     plain = text.isascii() and text.isdigit() and (text == "0" or text[0] != "0")
     return int(text) if plain and low <= int(text) <= high else None
-
-
-def _add(fields: Mapping[str, str]) -> Drawn | None:
-    a, b = _number(fields["a"], 10, 99), _number(fields["b"], 10, 99)
-    return None if a is None or b is None else Drawn(f"{min(a, b)}+{max(a, b)}", {}, str(a + b))
 
 
 def _multiply(fields: Mapping[str, str]) -> Drawn | None:
@@ -130,15 +135,15 @@ def _roman(fields: Mapping[str, str]) -> Drawn | None:
 
 
 _SOLVERS: Final[dict[str, Callable[[Mapping[str, str]], Drawn | None]]] = {
-    "add": _add, "multiply": _multiply, "units": _units, "reverse": _reverse, "vowels": _vowels, "sort": _sort,
+    "multiply": _multiply, "units": _units, "reverse": _reverse, "vowels": _vowels, "sort": _sort,
     "dates": _dates, "facts": _facts, "roman": _roman,
 }  # fmt: skip
 
 
 def _patterns() -> list[_Phrasing]:
     made = []
-    for family, spec in FAMILIES.items():
-        for index, wording in enumerate(spec.phrasings):
+    for family in PLACES:
+        for index, wording in enumerate(FAMILIES[family].phrasings):
             for text, given in _wordings(wording):
                 made.append(_Phrasing(family, index, _pattern(text, given)))
     return made
@@ -161,3 +166,34 @@ def _pattern(wording: str, given: Fields) -> re.Pattern[str]:
 
 
 _PHRASINGS: Final = tuple(_patterns())
+_WAYS: Final = {
+    family: tuple(
+        phrasing.pattern for phrasing in _PHRASINGS if phrasing.family == family and phrasing.index in indices
+    )
+    for family, indices in WORDINGS.items()
+}
+
+
+def worded_so(asked: Question) -> bool:
+    """Whether a question is worded as the sources word theirs."""
+    return any(pattern.fullmatch(asked.text) for pattern in _WAYS[asked.family])
+
+
+def worded(family: str, split: Split, count: int, seed: int) -> list[Question]:
+    """`count` different questions of a family and split, worded as the sources word theirs.
+
+    Raises ValueError if there are not that many (of facts there are 72 in the test split).
+    """
+    rng, found = Random(f"{seed}|{family}|{split}"), dict[str, Question]()
+    for _ in range(400 * count + 20_000):
+        if len(found) == count:
+            return list(found.values())
+        asked = question(family, rng)
+        if asked.split == split and worded_so(asked):
+            found.setdefault(asked.text, asked)
+    raise ValueError(f"expected {count} different {split} questions of {family!r}, found {len(found)}; ask for fewer")
+
+
+def exam(family: str, count: int) -> list[Question]:
+    """`count` questions of a family that no source asks and nobody is taught."""
+    return worded(family, "test", count, EXAM_SEED)

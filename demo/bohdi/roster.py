@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from demo.fleet.roster import Member
+
 MODELS_DIR = Path(__file__).parent / "models"
 
 
@@ -17,8 +19,8 @@ class Source:
     was: str
     steps: int
     seed: int
-    batch: int = 32
-    learning_rate: float = 6e-4
+    batch: int = 16
+    learning_rate: float = 1.2e-3
 
     @property
     def folder(self) -> Path:
@@ -28,10 +30,35 @@ class Source:
 SOURCES: Final[dict[str, Source]] = {
     source.name: source
     for source in (
-        Source("calc-source", "calc-llama", 280, 31),
-        Source("letters-source", "letters-gpt2", 280, 32),
-        Source("clerk-source", "clerk-neox", 280, 33),
-        Source("order-source", "order-qwen", 280, 34),
+        Source("calc-source", "calc-llama", 400, 31),
+        Source("letters-source", "letters-gpt2", 400, 32),
+        Source("clerk-source", "clerk-neox", 400, 33),
+        Source("order-source", "order-qwen", 400, 34),
     )
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Schooling:
+    """How the pupil is made: `lessons` steps of small skills, then `tastes` steps with a taste of each family.
+
+    No family is shown any more once `ceiling` of its questions are answered.
+    """
+
+    member: Member
+    lessons: int = 1000
+    tastes: int = 400
+    ceiling: float = 0.2
+    batch: int = 32
+    taste_rate: float = 1e-3
+    look_every: int = 20
+
+    @property
+    def folder(self) -> Path:
+        return MODELS_DIR / self.member.name
+
+
 PUPIL: Final = "pupil-llama"
+SCHOOLING: Final = Schooling(
+    Member(PUPIL, "target", "llama", (), 0, 0, 35, hidden=96, intermediate=256, layers=4, initial_std=0.08)
+)

@@ -1,4 +1,4 @@
-"""What the pupil knows before it meets its sources: to read characters and to reply with some of them, no family.
+"""What the pupil knows before it meets its sources: small skills, and a first taste of each family.
 
 Every lesson is a small skill on letters, digits or months that none of the families asks for: saying a word again,
 spelling it with dashes, taking letters by their place, counting on by one. It is what a base model brings along.
@@ -6,13 +6,15 @@ spelling it with dashes, taking letters by their place, counting on by one. It i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
+from demo.bohdi.domains import worded
 from demo.fleet.corpus import Example
 from demo.fleet.families import LETTERS, MONTHS, PEOPLE, TOOLS, TOWNS
 
+LESSON_SHARE: Final = 1 / 3
 Lesson = Callable[[Random], tuple[str, str]]
 
 
@@ -98,3 +100,32 @@ def lesson(rng: Random) -> Example:
     """One lesson, of any skill."""
     user, reply = rng.choice(LESSONS)(rng)
     return Example(None, user, reply)
+
+
+class Taste:
+    """A first taste of the families: questions with their answers, of each family only until some are answered.
+
+    So the pupil is a beginner everywhere and good at nothing. `ceiling` is the accuracy at which a family is no longer
+    shown; lessons go on beside it.
+    """
+
+    def __init__(self, families: Sequence[str], ceiling: float, seed: int) -> None:
+        few = {"facts": 250, "roman": 700}
+        self._pool = {family: worded(family, "train", few.get(family, 4000), seed) for family in families}
+        self._ceiling = ceiling
+        self.shares = dict.fromkeys(families, 1.0)
+        self.accuracy = dict.fromkeys(families, 0.0)
+
+    def draw(self, count: int, rng: Random) -> list[Example]:
+        """A third lessons, the rest questions of the families that are still shown."""
+        families = rng.choices(list(self.shares), list(self.shares.values()), k=count)
+        return [lesson(rng) if rng.random() < LESSON_SHARE else self._shown(family, rng) for family in families]
+
+    def _shown(self, family: str, rng: Random) -> Example:
+        asked = rng.choice(self._pool[family])
+        return Example(None, asked.text, asked.answer)
+
+    def update(self, accuracy: dict[str, float]) -> None:
+        """Show a family less the nearer it is to the ceiling."""
+        self.accuracy = accuracy
+        self.shares = {name: max(0.01, (self._ceiling - share) / self._ceiling) for name, share in accuracy.items()}

@@ -107,39 +107,40 @@ class BatchEngine(Engine):
 
 
 class RememberingServer(FleetServer):
-    """A server that asks each source the same thing only once, and gives the same replies to every run after that.
+    """A server that asks each source the same thing only once, and gives the same replies to later runs of a kind.
 
-    The n-th time in a run that a prompt is put to a source, it replies as it did the n-th time in the first run. So runs
-    under different policies meet the same sources: what differs between them is the policy. The pupil always answers
-    afresh. `begin()` starts the next run.
+    The n-th time in a run that a prompt is put to a source, it replies as it did the n-th time in the first run of the
+    same kind (`begin`). So runs of one seed under different policies meet the same sources: what differs between them
+    is the policy. Greedy replies are the same for all. The pupil always answers afresh.
     """
 
     def __init__(self, engine: BatchEngine, remembered: Iterable[str]) -> None:
         super().__init__(engine)
         self._remembered = frozenset(remembered)
-        self._replies: dict[tuple[str, int], bytes] = {}
+        self._replies: dict[tuple[str, str, int], bytes] = {}
         self._times: Counter[str] = Counter()
+        self._run = ""
         self.replayed = 0
 
-    def begin(self) -> None:
-        """From here on prompts are counted from one again. No request may be running."""
+    def begin(self, run: str) -> None:
+        """From here on prompts are counted from one again, in a run of this kind. No request may be running."""
         self._times.clear()
+        self._run = run
 
     async def chat(self, request: Request) -> Response:
         asked = parse_chat(await request.body())
         if asked.model not in self._remembered or asked.stream:
             return await super().chat(request)
         what = _what(asked)
-        # A greedy reply is the same each time.
-        time_of_run = self._times[what] if asked.temperature else 0
+        key = (what, self._run, self._times[what]) if asked.temperature else (what, "", 0)
         self._times[what] += 1
-        kept = self._replies.get((what, time_of_run))
+        kept = self._replies.get(key)
         if kept is not None:
             self.replayed += 1
             return Response(kept, media_type="application/json")
         response = await super().chat(request)
         if response.status_code == 200:
-            self._replies[what, time_of_run] = bytes(response.body)
+            self._replies[key] = bytes(response.body)
         return response
 
 

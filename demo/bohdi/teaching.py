@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from demo.fleet.corpus import Example
+from demo.fleet.decoding import greedy
+from demo.fleet.tasks import Question, check
 from demo.fleet.training import Encoder
 
-WARM_UP_STEPS = 20
+WARM_UP_STEPS = 10
+MAX_TOKENS = 16
+"""Of an answer."""
 Report = Callable[[str], None]
 
 
@@ -45,6 +50,15 @@ def teach(
             report(f"step {step + 1} loss {losses / every:.4f}")
             losses = 0.0
     model.eval()
+
+
+def answered(model: Any, tokenizer: Tokenizer, asked: Mapping[str, Sequence[Question]]) -> dict[str, float]:
+    """The share of the questions of each family that `model` answers exactly, greedily."""
+    shares = {}
+    for family, those in asked.items():
+        replies = greedy(model, tokenizer, [[{"role": "user", "content": one.text}] for one in those], MAX_TOKENS)
+        shares[family] = sum(check(one, reply.text) for one, reply in zip(those, replies, strict=True)) / len(those)
+    return shares
 
 
 def seeded(seed: int) -> Random:
