@@ -79,7 +79,7 @@ class Speaker:
         assert path is not None
         a, b = rng.randint(100, 999), rng.randint(100, 999)
         if self.open_questions:
-            text = f"Two rooms hold {a} and {b} books.\n\n| room | books |\n|---|---|\n| 1 | {a} |\n| 2 | {b} |\n\nHow many?"
+            text = f"Two rooms hold {a} and {b} books.\n\n| room | books |\n|---|---|\n| 1 | {a} |\n| 2 | {b} |\n\nSum?"
             return f"<problem>\n{text}\nField: {path[1]}\n</problem>"
         return f"Here it is.\n<problem>What is {a} + {b} + 0 + 0 + 0 + 0?</problem>"
 
@@ -122,7 +122,7 @@ class World:
         return await meditate(log, settings or self.settings, self.pool, encoder=ENCODER, first_wait_s=0.0, **options)
 
 
-def world_of(upstream: ScriptedUpstream, folder: Path, *, prices: Prices = PRICES, **speakers: Script) -> World:
+def world_of(upstream: ScriptedUpstream, folder: Path, **speakers: Script) -> World:
     """A world in which the pupil is bad at sums, the sources are good, and a judge looks on; `speakers` change that."""
     cast: dict[str, Script] = {
         "pupil": Speaker(skill=0.3), "alpha": Speaker(), "beta": Speaker(), "gamma": Speaker(skill=0.9),
@@ -131,7 +131,7 @@ def world_of(upstream: ScriptedUpstream, folder: Path, *, prices: Prices = PRICE
     cast |= speakers
     for name, speaker in cast.items():
         upstream.for_model(name, speaker)
-    return World(upstream, folder, pool_of(upstream.url, tuple(cast), prices))
+    return World(upstream, folder, pool_of(upstream.url, tuple(cast)))
 
 
 def pool_of(url: str, names: Sequence[str], prices: Prices = PRICES) -> Pool:

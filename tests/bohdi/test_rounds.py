@@ -12,7 +12,8 @@ from offline.bohdi.audit import audit_judges
 from offline.bohdi.events import AnyEvent, Contested, RoundBegan, RoundEnded, Sprouted, TargetChanged
 from offline.bohdi.log import EpisodeLog
 from offline.bohdi.rounds import end_open_round, estimate, plant
-from tests.bohdi.speakers import DOWN, FIELDS, Speaker, World, repeated, world_of
+from registry.arms import Prices
+from tests.bohdi.speakers import DOWN, FIELDS, Speaker, World, pool_of, repeated, world_of
 from tests.upstream import ScriptedUpstream, failing
 
 
