@@ -286,7 +286,7 @@ async def test_what_cannot_be_run_is_said_before_anybody_is_asked(world: World, 
         with pytest.raises(ValueError, match="grows a tree of 3 levels for the target pupil"):
             await world.meditate(log, replace(world.settings, levels=2))
     assert world.upstream.requests == []
-    free = world_of(world.upstream, tmp_path, prices=type(world.pool.models["alpha"].prices)())
+    free = World(world.upstream, tmp_path, pool_of(world.upstream.url, tuple(world.pool.models), Prices()))
     with (
         free.log("free") as log,
         pytest.raises(ValueError, match="needs the prices of pupil, alpha, beta, gamma, judge"),
