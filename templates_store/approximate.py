@@ -32,8 +32,8 @@ MOST_ROWS = 49_152
 """So many rows are looked at in a search at the most, whatever the recall: about 1.5 ms at 256 numbers each."""
 
 _NEAREST = 10
-_RESCORED = 60
-"""Rows by code that are compared exactly, if no more than a third as many are asked for."""
+_RESCORED = 100
+"""Rows by code that are compared exactly, if no more than a fifth as many are asked for."""
 _TRIED = sorted({round(2 ** (step / 4)) for step in range(8, 53)})
 """Numbers of lists that are tried, each about a fifth more than the one before."""
 _HELD_OUT = 1_000
@@ -124,7 +124,7 @@ def _search(lists: Any, probes: int, vectors: Floats, query: Floats, k: int, ali
         selector: Any = faiss.IDSelectorBitmap
         left = selector(alive)  # Must live as long as the search.
         parameters.sel = left
-    _, found = lists.search(query.reshape(1, -1), max(_RESCORED, 3 * k), params=parameters)
+    _, found = lists.search(query.reshape(1, -1), max(_RESCORED, 5 * k), params=parameters)
     rows: Rows = found[0][found[0] >= 0]
     similarities = vectors[rows] @ query
     if len(rows) <= k:
