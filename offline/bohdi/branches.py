@@ -56,7 +56,9 @@ def walk_step(
         return published_step(tree, node_id, rng)
     under_way = under_way or {}
     may_sprout = can_sprout(tree, node, settings, under_way)
-    children = [child for child in tree.children(node_id) if passable(tree, child, settings, under_way)]
+    children = tree.children(node_id)
+    if node.level + 1 < tree.levels:
+        children = [child for child in children if child.leaves_below or passable(tree, child, settings, under_way)]
     if not children:
         if not may_sprout:
             raise DeadEnd(_dead_end(tree, node))

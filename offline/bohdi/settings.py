@@ -59,7 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     kappa: Annotated[float, msgspec.Meta(ge=0)] = 4.0
     breadth: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     widening: Annotated[float, msgspec.Meta(gt=0)] = 1.0
-    leaf_questions: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    leaf_questions: Annotated[float, msgspec.Meta(ge=0)] = 12.0
     most_children: Count = 64
     learning_progress: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     traffic: Share = 0.0

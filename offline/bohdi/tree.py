@@ -57,12 +57,12 @@ class Node(msgspec.Struct, kw_only=True, array_like=True):
 
     `won`, `lost`: rewards and their complements that count now (since the last rebirth, discounted); `squares`: the sum
     of the squares of their weights. `n`: all contests ever. `epoch`: rebirths so far; `epoch_won`, `epoch_n`:
-    undiscounted, since the last. `window`: the last rewards of the epoch, oldest first. `since_change`: rewards since
-    the first change of the target that no exam has covered, None without one; `exam` is set when they fill the window
-    and cleared at the round's end. `before_change`: `won` and `lost` when the target last changed. `first_won`,
-    `first_n`: of the first 20 rewards; `kids_*`: sums of these over the children. `barren`: failed sprouts since the
-    last that succeeded; none is tried before `retry_round`. `traffic`: users' queries in the domain, `unmatched` those
-    near it and near none of its children.
+    undiscounted, since the last. `window`: the last rewards of the epoch, oldest first. `version`: changes of the
+    target that the node has taken in. `since_change`: rewards since the first change of the target that no exam has
+    covered, None without one; `exam` is set when they fill the window and cleared at the round's end. `before_change`:
+    `won` and `lost` when the target last changed. `first_won`, `first_n`: of the first 20 rewards; `kids_*`: sums of
+    these over the children. `barren`: failed sprouts since the last that succeeded; none is tried before `retry_round`.
+    `traffic`: users' queries in the domain, `unmatched` those near it and near none of its children.
     """
 
     id: str
@@ -78,6 +78,7 @@ class Node(msgspec.Struct, kw_only=True, array_like=True):
     epoch_won: float = 0.0
     epoch_n: int = 0
     window: list[float] = msgspec.field(default_factory=list)
+    version: int = 0
     n_at_version: int = 0
     before_change: tuple[float, float] = (0.0, 0.0)
     since_change: int | None = None
@@ -136,7 +137,7 @@ class State(msgspec.Struct, kw_only=True):
     levels: int = 0
     target: str = ""
     target_version: str = ""
-    versions: int = 0
+    carries: list[float] = msgspec.field(default_factory=list)
     sources: tuple[str, ...] = ()
     seed: int = 0
     tenant: str = ""
@@ -175,6 +176,7 @@ class Tree:
         for node in self.state.nodes:
             if node.id != ROOT and node.status == "active":
                 self._kids[node.parent].append(node)
+        self._versions = len(self.state.carries)
         self._examined = [node for node in self.state.nodes if node.exam is not None]
 
     # Reading ----------------------------------------------------------------------------------------------------------
@@ -192,33 +194,43 @@ class Tree:
         return self.state.target_version
 
     @property
+    def versions(self) -> int:
+        """Changes of the target so far."""
+        return self._versions
+
+    @property
     def root(self) -> Node:
         return self.node(ROOT)
 
     def node(self, node_id: str) -> Node:
         """The node of an id, retired or not. Raises TreeError if there is none."""
         try:
-            return self._nodes[node_id]
+            node = self._nodes[node_id]
         except KeyError:
             raise TreeError(f"there is no node {node_id!r} in this tree of {len(self._nodes)} nodes") from None
+        return self._current(node)
 
     def __contains__(self, node_id: str) -> bool:
         return node_id in self._nodes
 
     def nodes(self) -> Sequence[Node]:
         """All nodes but the root, in the order in which they sprouted, retired ones included."""
-        return self.state.nodes[1:]
+        return [self._current(node) for node in self.state.nodes[1:]]
 
     def children(self, node_id: str) -> Sequence[Node]:
         """The children in use, in the order in which they sprouted."""
-        self.node(node_id)
-        return self._kids[node_id]
+        try:
+            kids = self._kids[node_id]
+        except KeyError:
+            raise TreeError(f"there is no node {node_id!r} in this tree of {len(self._nodes)} nodes") from None
+        for kid in kids:
+            if kid.version != self._versions:
+                self._current(kid)
+        return kids
 
     def leaves(self) -> Iterator[Node]:
         """The nodes in use at the deepest level."""
-        return (
-            node for node in self.state.nodes if node.level == self.levels and node.status == "active" and node.level
-        )
+        return (node for node in self.nodes() if node.level == self.levels and node.status == "active")
 
     def path(self, node_id: str) -> tuple[Node, ...]:
         """From the first level down to the node; empty for the root."""
@@ -255,6 +267,8 @@ class Tree:
 
     def to_bytes(self) -> bytes:
         """The whole state; equal for trees that were folded from equal logs."""
+        for node in self.state.nodes:
+            self._current(node)
         return _encode(self.state)
 
     @classmethod
@@ -326,6 +340,7 @@ class Tree:
         node = Node(
             id=event.node,
             name=event.name,
+            version=self._versions,
             level=parent.level + 1,
             parent=parent.id,
             born_round=event.round,
@@ -362,7 +377,7 @@ class Tree:
             raise TreeError(f"a reward lies in [0, 1], got {reward!r}")
         self.state.contests += 1
         window, discount = self.state.rules.window, self.state.rules.discount
-        parent = self._nodes[ROOT]
+        parent = self._current(self._nodes[ROOT])
         _reward(parent, reward, window, discount)
         for node in nodes:
             if node.first_n < FIRST_REWARDS:
@@ -380,7 +395,7 @@ class Tree:
             node = self._nodes.get(node_id)
             if node is None or node.parent != parent:
                 raise TreeError(f"the path {' > '.join(path)} leaves the tree at {node_id!r}")
-            nodes.append(node)
+            nodes.append(node if node.version == self._versions else self._current(node))
             parent = node_id
         if len(nodes) != self.state.levels:
             raise TreeError(f"a path has {self.state.levels} domains, got {len(nodes)}: {' > '.join(path)}")
@@ -392,16 +407,23 @@ class Tree:
             # Said again, by a run that goes on where another was killed.
             return
         state.target_version = version
-        state.versions += 1
-        carry = state.rules.carry
-        for node in state.nodes:
+        state.carries.append(state.rules.carry)
+        self._versions = len(state.carries)
+
+    def _current(self, node: Node) -> Node:
+        """The node, with the changes of the target taken in: only when it is asked for, since there are many nodes."""
+        if node.version == self._versions:
+            return node
+        for carry in self.state.carries[node.version :]:
             node.before_change = (node.won, node.lost)
-            node.n_at_version = node.n
             node.won *= carry
             node.lost *= carry
             node.squares *= carry * carry
-            if node.since_change is None and node.epoch_n:
-                node.since_change = 0
+        node.version = self._versions
+        node.n_at_version = node.n
+        if node.since_change is None and node.epoch_n:
+            node.since_change = 0
+        return node
 
     def _rebear(self, node: Node) -> None:
         won = sum(node.window)
@@ -447,6 +469,7 @@ class Tree:
             state.cost_usd += event.cost_usd
         for node in self._examined:
             node.exam = None
+        self._versions = len(self.state.carries)
         self._examined = []
 
 

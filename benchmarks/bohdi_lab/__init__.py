@@ -1,0 +1,1 @@
+"""What Bohdi's exploration is measured on: simulated nodes, trees and learners, real logs, and a million episodes."""
