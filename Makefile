@@ -25,7 +25,7 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 EDITABLE := --no-build-isolation --constraint constraints.txt --editable
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help run test unit lint types demo bench-gateway bench-demo bench-encoders bench-routing bench-templates bench-templates-live bench-bohdi-live vllm constraints clean
+.PHONY: help run test unit lint types demo bench-gateway bench-demo bench-encoders bench-routing bench-templates bench-templates-live bench-bohdi bench-bohdi-live vllm constraints clean
 
 help: ## Say what there is to make
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | column -t -s '|'
@@ -84,6 +84,10 @@ bench-templates: $(STATE)/dev ## Measure thought templates up to a million; RUN=
 bench-templates-live: $(STATE)/dev ## Measure thought templates end to end, on models that can follow them
 	@echo "== Measuring the uplift of thought templates over HTTP"
 	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.templates_live $(RUN)
+
+bench-bohdi: $(STATE)/dev ## Measure Bohdi's exploration on simulators, real logs and a million episodes; RUN=--quick
+	@echo "== Measuring how well Bohdi explores (about half an hour)"
+	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.bohdi $(RUN)
 
 bench-bohdi-live: $(STATE)/dev ## Let small models explore what a target lacks, and train it: three policies, five seeds
 	@echo "== Measuring Bohdi on live models (about twenty minutes)"

@@ -181,7 +181,7 @@ def _posterior_mean(settings: Settings, rewards: F64) -> float:
 
 
 def bar_of(rows: Sequence[Row]) -> dict[str, float]:
-    """False resets per 100 questions, mean and worst over the rates, and detection; the published rule's beside them."""
+    """False resets per 100 questions, mean and worst over the rates, and detection; published too."""
     ours = next(row for row in rows if row.get("false_discovery") == settings_of().false_discovery)
     theirs = next(row for row in rows if row.get("test") == "published, window 20" and row["threshold"] == TESTED_AT)
     return {

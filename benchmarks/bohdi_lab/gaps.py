@@ -113,7 +113,7 @@ def measure(folder: Path, seeds: int, targets: Sequence[str] = TARGETS, pulls: i
     rows: list[Row] = []
     for target in targets:
         gaps = read_gaps(folder, target)
-        for rule in RULES:
+        for rule in RULES if target == MAIN else ("round robin", "ours"):
             mean = np.mean([curves(gaps, rule, seed, pulls) for seed in range(seeds)], axis=0)
             row: Row = {"what": "gaps", "target": target, "sources": gaps.sources, "rule": rule, "seeds": seeds}
             row |= {f"pulls to {level:.0%}": reached(mean[:, 0], level, len(gaps.rewards)) for level in LEVELS}
