@@ -147,6 +147,12 @@ def _mount_bohdi(target: typer.Typer) -> None:
     target.add_typer(bohdi_app, name="bohdi")
 
 
+def _mount_distill(target: typer.Typer) -> None:
+    from offline.distill.commands import distill_command
+
+    target.command("distill")(distill_command)
+
+
 def _mount_worker(target: typer.Typer) -> None:
     from offline.worker_command import worker_command
 
@@ -192,6 +198,7 @@ _GROUPS: tuple[tuple[tuple[str, ...], Callable[[typer.Typer], None]], ...] = (
     (("calibrate",), _mount_calibrate),
     (("templates",), _mount_templates),
     (("bohdi",), _mount_bohdi),
+    (("distill",), _mount_distill),
     (("worker",), _mount_worker),
     (("rollout", "jobs"), _mount_rollouts),
     (("onboard",), _mount_onboard),
