@@ -43,14 +43,21 @@ class Contests:
     """Holds the contests of one round."""
 
     def __init__(
-        self, journal: Journal, settings: Settings, prompts: PromptSet, deciding: Deciding, typical: Most
+        self,
+        journal: Journal,
+        settings: Settings,
+        prompts: PromptSet,
+        deciding: Deciding,
+        typical: Most,
+        longest: Most,
     ) -> None:
-        """`typical`: what a contest is expected to use, until some are done."""
+        """`typical`: what a contest is expected to use, until some are done. `longest`: what one call can use."""
         self._journal = journal
         self._settings = settings
         self._prompts = prompts
         self._deciding = deciding
         self._typical = typical
+        self._longest = longest
         self._questions: set[str] = set()
         self._held = 0
         self._used = Most(0, 0.0)
@@ -85,11 +92,15 @@ class Contests:
             )
 
     def _affordable(self, asker: Asker, wanted: int) -> int:
-        """How many of the contests that are wanted the budget allows, going by what those so far have used."""
-        each = self._typical
-        if self._held:
-            each = Most(self._used.tokens // self._held, (self._used.usd or 0.0) / self._held)
-        while wanted and not asker.budget.affords(Most(each.tokens * wanted, (each.usd or 0.0) * wanted)):
+        """How many of the contests that are wanted the budget allows, going by what those so far have used.
+
+        The first is tried in any case: what a contest is expected to use is a guess. Room is left for the longest call.
+        """
+        if not self._held:
+            each, least = self._typical, 1
+        else:
+            each, least = Most(self._used.tokens // self._held, (self._used.usd or 0.0) / self._held), 0
+        while wanted > least and not asker.budget.affords(_times(each, wanted, self._longest)):
             wanted -= 1
         return wanted
 
@@ -147,11 +158,12 @@ class Contests:
         contests = []
         for place, question in enumerate(questions):
             said = replies[place * len(models) : (place + 1) * len(models)]
-            if any(reply.failure == OVER_BUDGET for reply in said):
-                # A contest for which not everybody could be asked says nothing; it is left out, not dropped.
-                continue
             answers = contestants(question.text, models, said, settings.target, self._prompts.reading.answer)
-            contests.append(Contest(question.spot, question.text, answers, [*question.bill, *said]))
+            contest = Contest(question.spot, question.text, answers, [*question.bill, *said])
+            if any(reply.failure == OVER_BUDGET for reply in said):
+                # A contest for which not everybody could be asked says nothing.
+                contest.dropped = OVER_BUDGET
+            contests.append(contest)
         return contests
 
     def _event(self, contest: Contest) -> Contested:
@@ -173,3 +185,7 @@ class Contests:
             cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
             style=place.style,
         )
+
+
+def _times(each: Most, count: int, more: Most) -> Most:
+    return Most(each.tokens * count + more.tokens, (each.usd or 0.0) * count + (more.usd or 0.0))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from offline.bohdi.asking import Asker
+from offline.bohdi.asking import OVER_BUDGET, Asker
 from offline.bohdi.audit import is_audited
 from offline.bohdi.calls import Call, call_seed
 from offline.bohdi.checkers import Checker, checked
@@ -76,13 +76,14 @@ class Deciding:
     async def decide(self, contests: Sequence[Contest], asker: Asker) -> None:
         """Give every contest a verdict and a reward, or the reason why it has none."""
         for contest in contests:
-            self._check(contest)
+            if not contest.dropped:
+                self._check(contest)
         judged = [contest for contest in contests if contest.verdict is None and not contest.dropped]
         audited = [contest for contest in contests if self._audits(contest)]
         pairs = await self._paired(judged, asker) + [self._audit_pair(contest) for contest in audited]
         votes = await self._votes([pair for pair in pairs if pair.judges], asker)
         for pair in pairs:
-            self._settle(pair, votes.get(pair.contest.spot.step, ()))
+            self._settle(pair, votes.get(pair.contest.spot.step, ()), asker)
 
     def _check(self, contest: Contest) -> None:
         """Let the checkers speak, and drop what nobody could decide."""
@@ -194,7 +195,7 @@ class Deciding:
             found[step] = compared(step, pair.target, pair.source, pair.judges, said, self.prompts, self.seed)
         return found
 
-    def _settle(self, pair: _Pair, votes: Votes) -> None:
+    def _settle(self, pair: _Pair, votes: Votes, asker: Asker) -> None:
         contest = pair.contest
         if contest.verdict is not None:
             contest.verdict = msgspec.structs.replace(contest.verdict, votes=votes)
@@ -204,7 +205,7 @@ class Deciding:
             return
         decision = decide(votes, pair.source.model, self.target)
         if decision is None:
-            contest.dropped = UNDECIDED
+            contest.dropped = OVER_BUDGET if asker.over else UNDECIDED
             contest.verdict = Verdict(method="judge", winner=None, votes=votes)
             return
         contest.verdict = Verdict(

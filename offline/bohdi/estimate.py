@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from offline.bohdi.budget import FRAME_TOKENS
+from offline.bohdi.budget import FRAME_TOKENS, Most
 from offline.bohdi.judging import ORDERS, may_judge
 from offline.bohdi.prompts import Asked, PromptSet
 from offline.bohdi.settings import Settings
@@ -66,6 +66,18 @@ def estimate_round(settings: Settings, arms: Mapping[str, Arm], prompts: PromptS
         usd=_usd(wanted, arms, TYPICAL_SHARE, contests),
         most_usd=_usd(wanted, arms, 1.0, contests),
     )
+
+
+def longest_call(settings: Settings, arms: Mapping[str, Arm], prompts: PromptSet) -> Most:
+    """The most that one call of a contest is expected to use."""
+    mosts = [
+        Most(
+            load.prompt_tokens + load.max_tokens,
+            arms[load.arm].model.prices.cost(load.prompt_tokens, load.max_tokens),
+        )
+        for load in contest_loads(settings, arms, prompts)
+    ]
+    return Most(max(most.tokens for most in mosts), max(most.usd or 0.0 for most in mosts))
 
 
 def contest_loads(settings: Settings, arms: Mapping[str, Arm], prompts: PromptSet) -> list[Load]:

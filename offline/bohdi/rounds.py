@@ -25,7 +25,7 @@ from offline.bohdi.calls import call_seed
 from offline.bohdi.checkers import BUILT_IN, Checker
 from offline.bohdi.contests import Contests
 from offline.bohdi.deciding import Deciding
-from offline.bohdi.estimate import RoundEstimate, estimate_round
+from offline.bohdi.estimate import RoundEstimate, estimate_round, longest_call
 from offline.bohdi.events import Contested, Planted, RoundBegan, RoundEnded, Sprouted
 from offline.bohdi.fan_out import FanOut, Team, fan_out
 from offline.bohdi.introspection import due_resets
@@ -250,7 +250,7 @@ class _Round:
             seed=journal.began.seed,
             model_of={name: arm.model.name for name, arm in arms.items()},
         )
-        self._contests = Contests(journal, settings, prompts, deciding, each)
+        self._contests = Contests(journal, settings, prompts, deciding, each, longest_call(settings, arms, prompts))
 
     async def run(self, went_on: bool) -> RoundReport:
         journal, began = self._journal, self._journal.began
