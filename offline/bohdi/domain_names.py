@@ -17,8 +17,10 @@ from offline.bohdi.reply_faults import script_of
 
 LONGEST_CHARS: Final = 60
 MOST_WORDS: Final = 8
-_MARKS: Final = frozenset(" +#&/'’.,-–—·:()°*!@%・ʼ־،⁺⁻₊₋")
-"""What may stand in a name besides letters, their marks and digits: C++, C#, R&D, I/O, .NET, Actor–network, C*."""
+_MARKS: Final = frozenset(" +#&/'’.,-–—·:()°*!@%・ʼ־،⁺⁻₊₋\u200c\u200d")
+"""What may stand in a name besides letters, their marks and digits: C++, C#, R&D, I/O, .NET, Actor–network, C*.
+
+The last two join or part letters in Persian and in Indian scripts."""
 _WRAPPING: Final = " \t\r\n\"'“”„«»‘’`*_"
 _BULLET: Final = re.compile(r"^(?:[-–•*]\s+|\(?\d{1,2}[.)]\s+)")
 _NO_NAMES: Final = frozenset(
@@ -28,7 +30,7 @@ _NO_NAMES: Final = frozenset(
     )
 )  # fmt: skip
 _ADDRESS: Final = re.compile(r"(?i)https?:|www\.|\w@\w+\.\w|\w\.(?:com|org)\b")
-_SENTENCE: Final = re.compile(r"\w{4,}[.!:,;]\s+\S+\s+\S+\s+\S+\s+\S+|\w{4,}[.:]\s+[a-z]\w*\s+\S+\s+\S+|[:,]$")
+_SENTENCE: Final = re.compile(r"\w{4,}[.!:;]\s+\S+\s+\S+\s+\S+\s+\S+|\w{4,}[.:]\s+[a-z]\w*\s+\S+\s+\S+|[:,]$")
 _LEAST_SHARED: Final = 0.6
 _SHORT_COSINE: Final = 0.5
 _STEM: Final = 4
@@ -46,7 +48,7 @@ def read_name(text: str) -> str:
     ------
     NotAName: it is none.
     """
-    name = " ".join(unicodedata.normalize("NFC", text).split())
+    name = " ".join(unicodedata.normalize("NFC", text).split()).strip("\u200c\u200d")
     name = _unwrapped(_BULLET.sub("", _unwrapped(name)))
     name = name[:-1] if name.count(".") == 1 and name.endswith(".") else name
     if not name:
