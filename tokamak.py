@@ -147,6 +147,12 @@ def _mount_bohdi(target: typer.Typer) -> None:
     target.add_typer(bohdi_app, name="bohdi")
 
 
+def _mount_curate(target: typer.Typer) -> None:
+    from offline.curate_command import curate_command
+
+    target.command("curate")(curate_command)
+
+
 def _mount_distill(target: typer.Typer) -> None:
     from offline.distill.commands import distill_command
 
@@ -198,6 +204,7 @@ _GROUPS: tuple[tuple[tuple[str, ...], Callable[[typer.Typer], None]], ...] = (
     (("calibrate",), _mount_calibrate),
     (("templates",), _mount_templates),
     (("bohdi",), _mount_bohdi),
+    (("curate",), _mount_curate),
     (("distill",), _mount_distill),
     (("worker",), _mount_worker),
     (("rollout", "jobs"), _mount_rollouts),
