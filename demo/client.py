@@ -93,7 +93,13 @@ class GatewayClient:
         self._pace = pace
 
     async def ask(
-        self, question: Question, model: str, *, store: bool = True, only: tuple[str, ...] | None = None
+        self,
+        question: Question,
+        model: str,
+        *,
+        store: bool = True,
+        only: tuple[str, ...] | None = None,
+        max_tokens: int | None = None,
     ) -> Answer:
         """Ask `model`, a name or a route; of `only` these models, if given. Without `store` nothing of it is learned.
 
@@ -104,6 +110,8 @@ class GatewayClient:
         body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": question.text}]}
         if not store:
             body["store"] = False
+        if max_tokens is not None:
+            body["max_tokens"] = max_tokens
         if only is not None:
             body["routing"] = {"models": only}
         headers, answer = await self._post("/chat/completions", body)

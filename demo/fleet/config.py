@@ -10,6 +10,7 @@ from typing import Any
 FLEET_FILE = Path(__file__).parent / "fleet.json"
 OUTCOMES_FILE = Path(__file__).parent / "outcomes.jsonl.gz"
 ACCURACY_FILE = Path(__file__).parent / "accuracy.json"
+CODES_FILE = Path(__file__).parent / "codes.json"
 
 
 def fleet_models() -> dict[str, dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""Measure the shipped fleet: `python -m demo.fleet.measure accuracy|outcomes [--models NAME ...]`.
+"""Measure the shipped fleet: `python -m demo.fleet.measure accuracy|outcomes|codes [--models NAME ...]`.
 
 `accuracy` writes `accuracy.json` (every model on 200 held-out questions of every family, greedy) and `fleet.json`.
 `outcomes` starts the light server, asks every model of it training questions over HTTP, and writes
-`outcomes.jsonl.gz`: what a router for the fleet learns from.
+`outcomes.jsonl.gz`: what a router for the fleet learns from. `codes` writes `codes.json`: what the two models of the
+code book know of 200 held-out questions of each kind.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import httpx
 import torch
 from tokenizers import Tokenizer
 
-from demo.fleet.config import ACCURACY_FILE, FLEET_FILE, OUTCOMES_FILE, fleet_models
+from demo.fleet.code_training import knowledge
+from demo.fleet.config import ACCURACY_FILE, CODES_FILE, FLEET_FILE, OUTCOMES_FILE, fleet_models
 from demo.fleet.decoding import Messages, greedy
 from demo.fleet.engine import load
 from demo.fleet.launch import running_server
-from demo.fleet.roster import CONTEXT_WINDOW, EVERYTHING, ROSTER, Member
+from demo.fleet.roster import CODE_BOOK, CONTEXT_WINDOW, EVERYTHING, ROSTER, Member
 from demo.fleet.tasks import STEPS_HINT, Question, check, mixed, questions
 
 TEST_QUESTIONS = 200
@@ -131,13 +133,29 @@ def measure_outcomes(names: Sequence[str]) -> None:
     print(f"{len(rows)} outcomes in {OUTCOMES_FILE}", flush=True)
 
 
+def measure_codes() -> None:
+    """Measure the sage and the follower from their shipped files; writes `codes.json`."""
+    found = {}
+    for name, member in CODE_BOOK.items():
+        served = load(member.folder, name)
+        found[name] = knowledge(served.model, served.tokenizer, member, TEST_QUESTIONS, "test")
+        print(name, *(f"{kind} {value:.3f}" for kind, value in found[name].items()), flush=True)
+    measured = {
+        "questions_of_each_kind": TEST_QUESTIONS, "split": "test", "decoding": "greedy",
+        "command": "python -m demo.fleet.measure codes", "torch": torch.__version__, "accuracy": found,
+    }  # fmt: skip
+    CODES_FILE.write_text(json.dumps(measured, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the shipped fleet.")
-    parser.add_argument("what", choices=["accuracy", "outcomes"])
+    parser.add_argument("what", choices=["accuracy", "outcomes", "codes"])
     parser.add_argument("--models", nargs="+", choices=list(ROSTER), metavar="NAME", help="all if left out")
     torch.set_num_threads(1)
     arguments = parser.parse_args()
-    if arguments.what == "accuracy":
+    if arguments.what == "codes":
+        measure_codes()
+    elif arguments.what == "accuracy":
         measure_accuracy(arguments.models or list(ROSTER))
     else:
         # The target model knows nothing yet, so there is nothing about it to learn.
