@@ -116,7 +116,6 @@ def _one(gateway: Gateway, watch: Stopwatch, query: str) -> Any:
     exchange.vector, exchange.encoder = vector.tobytes(), serving.encoder.hash
     hits = watch.time("retrieve", lambda: gateway.find_templates(serving, vector, key)).hits
     features = watch.time("features", lambda: query_features(text, request.shape(), exchange.workload()))
-    exchange.features = features
     turn = watch.time(
         "conversation",
         lambda: remembered(gateway, target, request, conversation_of(request, exchange), options, exchange),

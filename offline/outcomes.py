@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from encoders.features import FEATURE_SET, PLAIN, Features, query_features
+from encoders.half_surrogates import repaired
 from encoders.protocol import Encoder
 from encoders.request_shape import request_shape
 from offline.left_out import why_left_out
@@ -28,6 +29,7 @@ from traffic.log import TrafficLog
 from traffic.records import Feedback, Interaction, Score, ScoreSource
 from traffic.said import ScoreOutOfRange, said_about
 
+CHAT = "/chat/completions"
 ENCODE_BATCH = 512
 UNLABELLED = "unlabelled"
 """Task of a query that names none, where others do."""
@@ -230,21 +232,22 @@ def outcomes_from_log(
 
 
 def logged_features(interaction: Interaction) -> Features | None:
-    """The feature block of a request: as logged if it was made by this program's definition, else made anew.
+    """The feature block of a request as the gateway saw it, made anew of what was logged.
 
-    None if nothing was logged of which it could be made.
+    Older records hold the block itself, which is taken if it is of this program's definition. None if nothing was logged
+    of which it could be made.
     """
     if interaction.features is not None and interaction.feature_set == FEATURE_SET:
         return np.frombuffer(interaction.features, dtype="<f4").astype(np.float32)
     if interaction.query_text is None:
         return None
-    body = _request(interaction.request)
+    body = _request(interaction.request) if interaction.endpoint.endswith(CHAT) else None
     return query_features(interaction.query_text, PLAIN if body is None else request_shape(body), interaction.workload)
 
 
 def _request(raw: bytes | None) -> dict[str, Any] | None:
     try:
-        body = None if raw is None else msgspec.json.decode(raw)
+        body = None if raw is None else msgspec.json.decode(repaired(raw))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return body if isinstance(body, dict) else None

@@ -36,24 +36,22 @@ def dealt(
     settings: TemplatesConfig = serving.config.templates
     if settings.control_share <= 0.0:
         return None
-    may_be_barred = bool(choice.eliminated or eliminated)
-    twins: dict[int, Arm] = {}
-    for arm in choice.order:
-        twin = serving.pool.twins.get(arm)
-        if twin is None:
-            continue
-        named = options.models is not None and not matches_globs(twin, options.models)
-        if named and not settings.control_pinned:
-            continue
-        at = serving.arm_ids.index(twin.id) if may_be_barred and twin.id in serving.arm_ids else None
-        barred = None if at is None else choice.eliminated.get(at) or eliminated.get(at)
-        if barred is None or barred == NOT_ON_ROUTE or named:
-            twins[arm] = twin
+    twins = {arm: twin for arm, twin in serving.pool.twins.items() if arm in choice.order}
+    if choice.eliminated or eliminated or options.models is not None:
+        barred = {**eliminated, **choice.eliminated}
+        twins = {arm: twin for arm, twin in twins.items() if _may_be_asked(serving, twin, barred, options)}
     if not twins:
         return None
     alone = choice.explored or not explored_only
     withheld = choice.chosen in twins and alone and draw < settings.control_share
     return Control(settings.control_share, twins, withheld, explored_only)
+
+
+def _may_be_asked(serving: Serving, twin: Arm, barred: Mapping[int, str], options: RoutingOptions) -> bool:
+    if options.models is not None and not matches_globs(twin, options.models):
+        return serving.config.templates.control_pinned
+    at = serving.arm_ids.index(twin.id) if twin.id in serving.arm_ids else None
+    return at is None or barred.get(at, NOT_ON_ROUTE) == NOT_ON_ROUTE
 
 
 def dealt_pinned(serving: Serving, target: Target, arm: Arm, exchange: Exchange, draw: float) -> Arm:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,25 +19,33 @@ from service.exchange import Exchange
 from service.openai_api.requests import ChatRequest, ModelRequest
 
 
-def conversation_of(request: ModelRequest, exchange: Exchange) -> str | None:
-    """What the request's conversation is known by, alike in every process; None if it can be known by nothing."""
+class Conversation(NamedTuple):
+    """What a request's conversation is known by, alike in every process; None if it can be known by nothing.
+
+    `named`: the caller has named it.
+    """
+
+    known_by: str | None
+    named: bool = False
+
+
+def conversation_of(request: ModelRequest, exchange: Exchange) -> Conversation:
+    """The conversation of a request: the session that the caller names, else how it began."""
     session = exchange.session()
     if session is not None:
-        return f"session {session}"
+        return Conversation(f"session {session}", named=True)
     if not isinstance(request, ChatRequest):
-        return None
+        return Conversation(None)
     messages = request.messages
     first = next((at for at, message in enumerate(messages) if message.get("role") == "user"), len(messages))
     digest = hashlib.blake2b(msgspec.json.encode(messages[: first + 1]), digest_size=12)
     if exchange.key is not None and exchange.key.id is not None:
         digest.update(exchange.key.id.encode())
-    return digest.hexdigest()
+    return Conversation(digest.hexdigest())
 
 
-def has_last_turn(request: ModelRequest, exchange: Exchange) -> bool:
-    """Whether a turn of the request's conversation was answered before, as far as the request says."""
-    if exchange.session() is not None:
-        return True
+def was_answered(request: ModelRequest) -> bool:
+    """Whether a turn of the request's conversation was answered before, by what the request holds of it."""
     return isinstance(request, ChatRequest) and any(m.get("role") in ("assistant", "tool") for m in request.messages)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from encoders.features import FEATURE_SET, Features
 from registry.arms import Arm
 from service.backends.chain import Trail
 from service.budgets import Bill
@@ -34,7 +33,7 @@ class Exchange:
     __slots__ = (
         "answer_cost_usd", "answer_id", "answer_usage", "bill", "client_request_id", "conversation", "cost_usd",
         "created_at", "decision", "encoder", "endpoint", "error",
-        "features", "headers", "http_status", "id", "key", "on_trial", "outcome", "query_text", "raw", "request",
+        "headers", "http_status", "id", "key", "on_trial", "outcome", "query_text", "raw", "request",
         "response", "route", "selection", "staged", "started", "template_ids", "trail", "ttft_s", "usage", "vector",
         "withheld_from",
     )  # fmt: skip
@@ -75,7 +74,6 @@ class Exchange:
         self.query_text: str | None = None
         self.encoder: str | None = None
         self.vector: bytes | None = None
-        self.features: Features | None = None
         self.response: bytes | None = None
 
     @property
@@ -153,7 +151,6 @@ class Exchange:
         decision = self.decision() if callable(self.decision) else self.decision
         if decision is not None and self.on_trial is not None:
             decision = self.on_trial(decision)
-        features = self.features.tobytes() if stored and self.features is not None else None
         return Interaction(
             id=self.id, created_at=self.created_at, endpoint=self.endpoint, outcome=self.outcome,
             http_status=self.http_status, answer_id=self.answer_id, client_request_id=self.client_request_id,
@@ -171,7 +168,6 @@ class Exchange:
             withheld=self.withheld_from is not None and not self.template_ids,
             query_text=self.query_text if stored else None,
             encoder=self.encoder if stored else None, vector=self.vector if stored else None,
-            feature_set=None if features is None else FEATURE_SET, features=features,
             request=self.raw if stored else None, response=self.response if stored else None,
         )  # fmt: skip
 

@@ -25,7 +25,7 @@ from service.asgi import ClientLeft, DisconnectWatch, Receive, Scope, Send, read
 from service.budgets import OVER_DAY
 from service.cascading import answer_in_stages, planned
 from service.controls import dealt, dealt_pinned
-from service.conversations import conversation_of, has_last_turn, turn_of
+from service.conversations import Conversation, conversation_of, turn_of, was_answered
 from service.duel import duel
 from service.eligible import eligible_arms, no_template, nothing_eligible
 from service.errors import ApiError
@@ -147,11 +147,11 @@ async def route(
     route_config = target.route
     assert route_config is not None
     conversation = conversation_of(request, exchange)
-    champion, serving = serving, deciding(serving, conversation or exchange.id, exchange)
+    champion, serving = serving, deciding(serving, conversation.known_by or exchange.id, exchange)
     allowed, eliminated, vector, hits = await candidates(
         gateway, serving, route_config, request, key, options, exchange
     )
-    exchange.features = features = query_features(exchange.query_text or "", request.shape(), exchange.workload())
+    features = query_features(exchange.query_text or "", request.shape(), exchange.workload())
     learned_as_asked(gateway, serving, options)
     affinity = route_config.affinity if options.affinity is None else options.affinity
     turn = remembered(gateway, target, request, conversation, options, exchange) if affinity else None
@@ -203,7 +203,7 @@ async def candidates(
     allowed, eliminated = eligible_arms(serving, route_config, request, key, options, gateway.backends.health)
     vector = await encoded(serving, request, exchange)
     hits: Sequence[Hit] = ()
-    thought = [index for index in allowed if serving.arms[index].way == "thought"]
+    thought = [index for index in serving.pool.twins if index in allowed]
     if thought:
         hits = found_templates(gateway, serving, vector, request, key, exchange)
         if not hits:
@@ -218,16 +218,16 @@ def remembered(
     gateway: Gateway,
     target: Target,
     request: ModelRequest,
-    conversation: str | None,
+    conversation: Conversation,
     options: RoutingOptions,
     exchange: Exchange,
 ) -> Turn | None:
     """The last turn of the request's conversation; from now on this request is its last one."""
-    if conversation is None:
+    if conversation.known_by is None:
         return None
-    owned = (None if exchange.key is None else exchange.key.id, target.name, conversation)
+    owned = (None if exchange.key is None else exchange.key.id, target.name, conversation.known_by)
     exchange.conversation = (owned, wish(target, options))
-    return gateway.conversations.last(owned) if has_last_turn(request, exchange) else None
+    return gateway.conversations.last(owned) if conversation.named or was_answered(request) else None
 
 
 def learned_as_asked(gateway: Gateway, serving: Serving, options: RoutingOptions) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from registry.config import RouteConfig
 from routers.cost_scale import CostScale
@@ -24,8 +25,7 @@ from service.serving import Serving, Target
 NOT_CHEAPEST = "the day's budget is used up, so only the cheapest arm answers"
 
 
-@dataclass(frozen=True, slots=True)
-class Weighing:
+class Weighing(msgspec.Struct, frozen=True):
     """All that counts in one decision. Latencies are in seconds; `live` and `uses` have one entry per arm.
 
     `turn` is the conversation's last turn and `follows` says that this one goes back to it. `lambda_per_usd` None means

@@ -6,18 +6,17 @@ edited the upstream gets the very bytes that the client sent.
 
 from __future__ import annotations
 
-import re
 from typing import Any, TypeVar, cast
 
 import msgspec
 
+from encoders.half_surrogates import repaired
 from service.errors import ApiError, invalid
 
 NOT_DECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding raises for bytes that are no JSON, or that hold a number or a text which Python cannot."""
 NULL = msgspec.Raw(b"null")
 T = TypeVar("T")
-_SURROGATE = re.compile(rb"(?i)\\u(d[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|d[89a-f][0-9a-f]{2})")
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANY = msgspec.json.Decoder()
 
@@ -26,20 +25,16 @@ ROUTING_FIELDS = ("routing", "plugins", "max_cost")
 
 
 def decode_fields(raw: bytes) -> dict[str, msgspec.Raw]:
-    """The fields of a JSON object as raw JSON. Raises one of `NOT_DECODABLE`.
-
-    Half a surrogate pair (`\\ud83d`) is legal JSON but no text: servers that cut texts into UTF-16 units send it. It is
-    read as U+FFFD.
-    """
+    """The fields of a JSON object as raw JSON, half a surrogate pair read as U+FFFD. Raises one of `NOT_DECODABLE`."""
     try:
         return _FIELDS.decode(raw)
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError:
-        repaired = _SURROGATE.sub(lambda found: found[0] if len(found[0]) == 12 else rb"\ufffd", raw)
-        if repaired == raw:
+        readable = repaired(raw)
+        if readable == raw:
             raise
-        return _FIELDS.decode(repaired)
+        return _FIELDS.decode(readable)
 
 
 class Body:
@@ -148,7 +143,9 @@ class Body:
         drop = [name for name in without if name in self.fields]
         if not drop and not changes:
             return self._raw
-        fields: dict[str, Any] = {name: value for name, value in self.fields.items() if name not in drop}
+        fields: dict[str, Any] = dict(self.fields)
+        for name in drop:
+            del fields[name]
         fields.update(changes)
         return msgspec.json.encode(fields)
 

@@ -108,26 +108,30 @@ class Block:
         vectors = self.vectors[part.start : part.stop]
         if part.approximate is None:
             gone = dead.among(part.start, part.stop) if len(dead) else None
-            similarities, rows = nearest(vectors, query, k, gone)
+            similarities, rows = nearest(vectors, query, k, min_similarity, gone)
         else:
             similarities, rows = part.approximate.search(vectors, query, k, dead.alive(part.start, part.stop))
-        kept = similarities >= min_similarity
-        ids = self.ids[rows[kept] + part.start]
-        return list(zip(similarities[kept].tolist(), ids.tolist(), strict=True))
+            kept = similarities >= min_similarity
+            similarities, rows = similarities[kept], rows[kept]
+        if not len(rows):
+            return []
+        return list(zip(similarities.tolist(), self.ids[rows + part.start].tolist(), strict=True))
 
 
-def nearest(vectors: Floats, query: Floats, k: int, gone: Rows | None = None) -> tuple[Floats, Rows]:
-    """The nearest `k` rows of `vectors` [n, d] by comparing all, without those that are `gone`; in no order."""
-    similarities = vectors @ query
+def nearest(
+    vectors: Floats, query: Floats, k: int, min_similarity: float, gone: Rows | None = None
+) -> tuple[Floats, Rows]:
+    """The nearest `k` rows of `vectors` [n, d] that are at least so similar, without those that are `gone`.
+
+    By comparing all; in no order. Mostly few are near enough, and then nothing has to be put in order.
+    """
+    similarities: Floats = vectors.dot(query)
     if gone is not None and len(gone):
         similarities[gone] = -np.inf
-    if len(similarities) <= k:
-        rows = np.arange(len(similarities))
-    else:
-        rows = np.argpartition(similarities, len(similarities) - k)[len(similarities) - k :]
-    found = similarities[rows]
-    alive = found > -np.inf
-    return found[alive], rows[alive]
+    rows = (similarities >= min_similarity).nonzero()[0]
+    if len(rows) > k:
+        rows = rows[similarities[rows].argpartition(len(rows) - k)[len(rows) - k :]]
+    return similarities[rows], rows
 
 
 def build_block(groups: Mapping[str | None, Group], dim: int, before: Block | None = None) -> Block:

@@ -8,6 +8,7 @@ Nothing below the floor is used, nothing over the token budget, and none at all 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -88,11 +89,15 @@ def choose(
     floor, worth = bounds.floor, index.worth
     # The index compares in single precision, to which the floor may have been rounded down.
     near = [one for one in index.candidates(vector, bounds.retrieve, floor, tenant) if one.similarity >= floor]
+    if not near:
+        return Selection(
+            floor=floor, look=partial(index.candidates, vector, bounds.retrieve, -1.0, tenant), worth=worth
+        )
     # Stable, so that what is worth the same stays nearest first.
     ranked = sorted(near, key=lambda one: -_score(one.similarity, factor(worth.get(one.id)))) if worth else near
     fates: dict[str, Fate] = {candidate.id: "outranked" for candidate in ranked}
     hits = _filled(index, ranked, bounds, fates)
-    return Selection(hits, fates, floor, lambda: index.candidates(vector, bounds.retrieve, -1.0, tenant), worth)
+    return Selection(hits, fates, floor, partial(index.candidates, vector, bounds.retrieve, -1.0, tenant), worth)
 
 
 def _filled(

@@ -128,9 +128,10 @@ class TemplateIndex:
             found += self.block.search(query, k, min_similarity, owner, self.dead)
             group = self.fresh.get(owner)
             if group is not None:
-                similarities, rows = nearest(group.vectors, query, k)
-                near = zip(similarities.tolist(), group.ids[rows].tolist(), strict=True)
-                found += [(similarity, id_) for similarity, id_ in near if similarity >= min_similarity]
+                similarities, rows = nearest(group.vectors, query, k, min_similarity)
+                found += zip(similarities.tolist(), group.ids[rows].tolist(), strict=True)
+        if not found:
+            return []
         found.sort(reverse=True)
         return [Candidate(f"{id_:016x}", similarity) for similarity, id_ in found[:k]]
 

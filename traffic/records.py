@@ -137,7 +137,8 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
     differs from `decision.arm`. `request` and `response` are the raw bytes as they crossed the wire (a streamed
     response is its SSE bytes), None with `store: false`; `query_text` is the text that was encoded, also None then.
     `vector` is float32 little-endian, unit norm, of the encoder whose hash is `encoder`; `features` is the float32
-    little-endian block whose definition is `feature_set`. Of a cascade `usage` and `cost_usd` are the sums over its
+    little-endian block whose definition is `feature_set`, in older records only: of `query_text`, `request` and
+    `workload` it can be made anew (`encoders.features`). Of a cascade `usage` and `cost_usd` are the sums over its
     stages, None if one of them is not known. `template_ids` are the templates in the prompt; `retrieved` those that are
     or would be in it if a `thought` arm is asked, with their similarities; `withheld` says that a `thought` arm was
     drawn and asked without them, as a control. `answer_id` is the id inside

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoders.features import FEATURE_SET, Shape, query_features
+from encoders.features import PLAIN, Features, Shape, query_features
+from offline.outcomes import logged_features
 from tests.gateway.live import HI, MODELS, Fleet, fleet, payloads
+from tests.gateway.test_auto import TOOL
 from tests.upstream import Gate, answer, failing, gated
 
 CANARY = "canary-7d865e959b2466918c9863afca942d0f"
+CUT = b'{"model":"auto","messages":[{"role":"developer","content":"s"},{"role":"user","content":"cut \\ud83d"}]}'
 SECRET = [{"role": "user", "content": f"My secret is {CANARY}."}]
 
 
@@ -206,12 +209,28 @@ def test_redis_holds_the_same_records(tmp_path: Path, redis_url: str) -> None:
         assert payloads(live.chat("alpha", stream=True))[-1] == "[DONE]"
 
 
-def test_the_feature_block_of_a_routed_request_is_logged(abc: Fleet) -> None:
+def test_the_feature_block_of_a_routed_request_is_made_anew_of_its_record(
+    abc: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Features] = []
+
+    def watched(text: str, shape: Shape = PLAIN, tag: str | None = None) -> Features:
+        seen.append(query_features(text, shape, tag))
+        return seen[-1]
+
+    monkeypatch.setattr("service.pipeline.query_features", watched)
     messages = [{"role": "user", "content": "Add 2 and 2."}]
     record = abc.record_of(abc.chat("auto", messages=messages, metadata={"workload": "sums"}))
-    assert record.features is not None
-    expected = query_features("Add 2 and 2.", Shape(), "sums")
-    np.testing.assert_array_equal(np.frombuffer(record.features, dtype="<f4"), expected)
-    assert record.feature_set == FEATURE_SET
+    np.testing.assert_array_equal(seen[0], query_features("Add 2 and 2.", Shape(), "sums"))
+    more = [
+        abc.chat("auto", messages=[{"role": "system", "content": "s"}, *messages, *messages], tools=[TOOL]),
+        abc.chat("auto", messages=messages, response_format={"type": "json_object"}, n=1),
+        abc.post("/v1/chat/completions", CUT),
+    ]
+    for logged, used in zip([record, *map(abc.record_of, more)], seen, strict=True):
+        again = logged_features(logged)
+        assert again is not None
+        np.testing.assert_array_equal(again, used)
+        assert (logged.features, logged.feature_set) == (None, None)
     hidden = abc.record_of(abc.chat("auto", messages=messages, store=False))
-    assert (hidden.features, hidden.feature_set) == (None, None)
+    assert logged_features(hidden) is None

@@ -12,7 +12,7 @@ import pytest
 
 from routers.lineup import Lineup
 from service.app import create_app
-from service.conversations import conversation_of
+from service.conversations import Conversation, conversation_of
 from service.exchange import Exchange
 from service.explanation import Decided
 from service.gateway import Gateway
@@ -116,7 +116,7 @@ async def test_the_version_that_decides_is_the_one_that_is_logged_with_its_own_p
 
 
 async def test_a_conversation_is_known_by_its_session_else_by_how_it_began(gateway: Gateway) -> None:
-    async def known(*contents: str, **fields: Any) -> str | None:
+    async def known(*contents: str, **fields: Any) -> Conversation:
         exchange, _ = await routed(gateway, *contents, **fields)
         assert exchange.request is not None
         return conversation_of(exchange.request, exchange)
