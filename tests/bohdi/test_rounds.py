@@ -9,9 +9,19 @@ import msgspec
 import pytest
 
 from offline.bohdi.audit import audit_judges
-from offline.bohdi.events import AnyEvent, Contested, RoundBegan, RoundEnded, Sprouted, TargetChanged
+from offline.bohdi.events import (
+    AnyEvent,
+    Contested,
+    Retired,
+    RoundBegan,
+    RoundEnded,
+    Sprouted,
+    TargetChanged,
+    TrafficMapped,
+)
 from offline.bohdi.log import EpisodeLog
 from offline.bohdi.rounds import end_open_round, estimate, plant
+from offline.bohdi.settings import Settings
 from registry.arms import Prices
 from tests.bohdi.speakers import DOWN, FIELDS, Speaker, World, pool_of, repeated, world_of
 from tests.upstream import ScriptedUpstream, failing
@@ -304,6 +314,64 @@ def test_the_estimate_is_made_before_anybody_is_asked(world: World) -> None:
     assert 0 < found.usd < found.most_usd
     assert "a round of 6 questions takes about 65 calls" in found.told()
     assert world.upstream.requests == []
+
+
+@pytest.mark.parametrize("rule", ["published", "uniform"])
+async def test_the_other_rules_run_the_same_rounds(world: World, rule: str) -> None:
+    settings = msgspec.convert(msgspec.to_builtins(world.settings) | {"rule": rule}, Settings)
+    with world.log() as log:
+        reports = [await world.meditate(log, settings) for _ in range(2)]
+        tree = log.tree()
+    assert [report.contests for report in reports] == [6, 6]
+    assert tree.root.n == 12
+    assert tree.digest() == log.fold().digest()
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4])
+async def test_the_depth_is_a_setting(world: World, levels: int) -> None:
+    with world.log() as log:
+        report = await world.meditate(log, msgspec.structs.replace(world.settings, levels=levels))
+        held = contests(log)
+    assert report.contests == 6
+    assert {len(event.path) for event in held} == {levels}
+
+
+async def test_what_others_put_into_the_log_while_a_round_stood_still_is_kept(world: World) -> None:
+    def stop(step: str, share: float) -> None:
+        if share:
+            raise KeyError(step)
+
+    with world.log() as log:
+        with pytest.raises(KeyError):
+            await world.meditate(log, told=stop)
+        first = log.tree().children("root")[0]
+        log.append([TrafficMapped(at=0.0, counts={}, unmatched={first.id: 3.0}, until=1.0)])
+        report = await world.meditate(log)
+        again = await world.meditate(log, told=None)
+        log.append([Retired(at=0.0, node=first.id, reason="a wish")])
+        after = await world.meditate(log)
+        tree = log.tree()
+        assert tree.digest() == log.fold().digest()
+        late = [event for event in contests(log) if event.round == after.round]
+    assert (report.went_on, report.contests, again.round) == (True, 6, 2)
+    assert tree.node(first.id).unmatched == 3.0
+    assert all(first.id not in event.path for event in late)
+
+
+async def test_a_node_that_is_retired_in_the_middle_of_a_round_does_not_stop_it(world: World) -> None:
+    def stop(step: str, share: float) -> None:
+        if share:
+            raise KeyError(step)
+
+    with world.log() as log:
+        with pytest.raises(KeyError):
+            await world.meditate(log, told=stop)
+        for child in log.tree().children("root"):
+            log.append([Retired(at=0.0, node=child.id, reason="a wish")])
+        report = await world.meditate(log)
+        assert log.tree().digest() == log.fold().digest()
+    assert report.went_on
+    assert (report.contests, report.stopped_by) == (6, "")
 
 
 async def test_sprouts_say_who_voted_for_them(world: World) -> None:
