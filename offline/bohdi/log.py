@@ -136,7 +136,8 @@ class EpisodeLog:
                 for event in events:
                     row = (tree.state.events + 1, _key(event), _encode(event))
                     if db.execute("INSERT INTO events VALUES (?, ?, ?) ON CONFLICT (key) DO NOTHING", row).rowcount:
-                        tree.apply(event)
+                        # As it will be read: an integer where a float belongs would make another tree of equal value.
+                        tree.apply(_decode_fold(row[2]))
                         added += 1
                 db.execute("COMMIT")
             except BaseException:

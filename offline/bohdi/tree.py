@@ -7,6 +7,7 @@ stands for all questions. The fold is in `Tree.apply`; nothing else changes a tr
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias
 
@@ -426,7 +427,7 @@ class Tree:
         return node
 
     def _rebear(self, node: Node) -> None:
-        won = sum(node.window)
+        won = math.fsum(node.window)
         node.epoch += 1
         node.epoch_won, node.epoch_n = won, len(node.window)
         node.won, node.lost, node.squares = won, len(node.window) - won, float(len(node.window))
@@ -457,6 +458,7 @@ class Tree:
         while below:
             gone = below.pop()
             gone.status = "retired"
+            gone.leaves_below = 0
             below += self._kids[gone.id]
             self._kids[gone.id] = []
 
@@ -494,6 +496,6 @@ def _reward(node: Node, reward: float, window: int, discount: float) -> bool:
     older = node.epoch_n - window
     if older < window:
         return False
-    won = sum(rewards)
+    won = math.fsum(rewards)
     node.exam = Exam(won, window, node.epoch_won - won, older)
     return True
