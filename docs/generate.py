@@ -1,19 +1,27 @@
-"""The tables of `configuration.md`, made from the schema of the config: `python docs/generate.py` writes them anew."""
+"""The tables of `configuration.md`, made from the schema of the config, and the defaults of the settings in `bohdi.md`.
+
+`python docs/generate.py` writes them anew.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
+import msgspec
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from offline.bohdi.settings import Settings
 from registry.config import Config
 
 PAGE = Path(__file__).with_name("configuration.md")
+BOHDI_PAGE = PAGE.with_name("bohdi.md")
+BOHDI_BEGIN, BOHDI_END = "<!-- settings: defaults by docs/generate.py -->", "<!-- end of settings -->"
 BEGIN, END = "<!-- tables: made by docs/generate.py -->", "<!-- end of tables -->"
 
 
@@ -63,5 +71,25 @@ def page_with(new_tables: str) -> str:
     return f"{before}{BEGIN}\n\n{new_tables}\n{END}{after}"
 
 
+def bohdi_page() -> str:
+    """The page about knowledge trees with the defaults of its settings. Raises ValueError if it lacks one of them."""
+    before, _, rest = BOHDI_PAGE.read_text().partition(BOHDI_BEGIN)
+    table, _, after = rest.partition(BOHDI_END)
+    for field in msgspec.structs.fields(Settings):
+        row = re.compile(rf"^\| `{field.name}` \| [^|]* \|", re.MULTILINE)
+        if not row.search(table):
+            raise ValueError(f"{BOHDI_PAGE.name} has no row for the setting `{field.name}`; write one")
+        table = row.sub(f"| `{field.name}` | {_setting(field)} |", table)
+    return f"{before}{BOHDI_BEGIN}{table}{BOHDI_END}{after}"
+
+
+def _setting(field: msgspec.structs.FieldInfo) -> str:
+    if field.default is msgspec.NODEFAULT and field.default_factory is msgspec.NODEFAULT:
+        return "needed"
+    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    return "none" if value is None else f"`{msgspec.json.encode(value).decode()}`"
+
+
 if __name__ == "__main__":
     PAGE.write_text(page_with(tables()))
+    BOHDI_PAGE.write_text(bohdi_page())

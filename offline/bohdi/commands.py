@@ -297,9 +297,18 @@ def _place(data_dir: Path, tree: str, tenant: str | None) -> Place:
 
 
 def _known(place: Place, file: Path | None) -> Settings:
+    """The settings in a file, with its paths made absolute, so that they hold wherever the tree is grown next."""
     from offline.bohdi.settings import read_settings
 
-    return place.settings() if file is None else read_settings(file)
+    if file is None:
+        return place.settings()
+    found, beside = read_settings(file), file.absolute().parent
+    prompts = beside / found.prompts
+    return msgspec.structs.replace(
+        found,
+        benchmarks=tuple(str(beside / name) for name in found.benchmarks),
+        prompts=str(prompts) if prompts.is_dir() else found.prompts,
+    )
 
 
 def _pool(config: Path | None) -> Pool:

@@ -44,7 +44,7 @@ class Benchmarks:
                 continue
             self.questions += 1
             self._whole.setdefault(tuple(words), name)
-            self._reworded.add(name, words)
+            self._reworded.same_or_add(name, words)
             if len(words) >= RUN:
                 self._runs.update(dict.fromkeys(runs_of(words, RUN), name))
             elif len(words) >= LEAST:
@@ -52,6 +52,8 @@ class Benchmarks:
 
     def clash(self, question: str, answer: str = "") -> str | None:
         """The benchmark that the question is from, or that the answer quotes; None if there is none."""
+        if not self.questions:
+            return None
         asked, said = words_of(question), words_of(answer)
         found = self._whole.get(tuple(asked)) or (self._reworded.same(asked) if asked else None)
         if found is not None:

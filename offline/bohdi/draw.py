@@ -73,17 +73,20 @@ class Wanted:
 def draw(gathered: Gathered, leaf_draw: LeafDraw, wanted: Wanted, benchmarks: Benchmarks) -> TrainingSet:
     """The training set of a log. Raises NothingToDraw."""
     left_out = Counter(gathered.unfit)
-    fit = _fit(gathered.candidates, benchmarks, wanted, left_out)
+    fit = _fit(gathered.candidates, wanted, left_out)
     fresh = [candidate for candidate in fit if candidate.age == 0]
     older = [candidate for candidate in fit if candidate.age > 0]
-    fresh_count, replay_count = _counts(wanted, len(fresh), len(older))
+    replay = _most_replayed(wanted, older)
     rng = np.random.default_rng(wanted.seed)
-    by_source: Counter[str] = Counter()
-    draws = leaf_draw(DRAWS * wanted.size) if fresh_count else ()
-    drawn = _drawn(fresh, fresh_count, draws, rng, wanted, by_source)
+    sieve = _Sieve(wanted, benchmarks)
+    draws = leaf_draw(DRAWS * wanted.size) if fresh and wanted.size > replay else ()
+    drawn = _drawn(fresh, wanted.size - replay, draws, rng, sieve)
     importance = _importance(draws, drawn)
-    drawn += _drawn(older, replay_count, (), rng, wanted, by_source)
-    left_out["not drawn"] += len(fit) - len(drawn)
+    if wanted.replay_share < 1.0:
+        replay = min(replay, math.floor(wanted.replay_share / (1.0 - wanted.replay_share) * len(drawn) + 0.5))
+    drawn += _drawn(older, replay, (), rng, sieve)
+    left_out += sieve.left_out
+    left_out["not drawn"] += len(fit) - len(drawn) - sieve.left_out.total()
     if not drawn:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted((+left_out).items()))
         raise NothingToDraw(
@@ -96,46 +99,63 @@ def draw(gathered: Gathered, leaf_draw: LeafDraw, wanted: Wanted, benchmarks: Be
     return _set(gathered, weighted, +left_out, wanted, benchmarks)
 
 
-def _fit(
-    candidates: Sequence[Candidate], benchmarks: Benchmarks, wanted: Wanted, left_out: Counter[str]
-) -> list[Candidate]:
-    """The candidates that may be drawn, newest and surest first; of near duplicates the first."""
-    known, fit = Questions(), list[Candidate]()
+def _fit(candidates: Sequence[Candidate], wanted: Wanted, left_out: Counter[str]) -> list[Candidate]:
+    """The candidates that may be drawn, newest and surest first; of those with the same words the first."""
+    asked: set[int] = set()
+    fit: list[Candidate] = []
     for candidate in sorted(candidates, key=lambda c: (c.age, c.answer.correct is not True, -c.agreement, c.number)):
-        episode, text = candidate.episode, candidate.answer.text or ""
-        words = words_of(episode.question)
+        words = words_of(candidate.episode.question)
+        digest = hash(tuple(words))
         if not words:
             left_out["no question"] += 1
         elif wanted.licensed and may_train(candidate.licences) is not True:
             left_out["licence"] += 1
-        elif known.same(words) is not None:
+        elif digest in asked:
             left_out["duplicate"] += 1
-        elif benchmarks.clash(episode.question, text) is not None:
-            left_out["benchmark"] += 1
         else:
-            known.add(episode.step, words)
+            asked.add(digest)
             fit.append(candidate)
     return fit
 
 
-def _counts(wanted: Wanted, fresh: int, older: int) -> tuple[int, int]:
-    """How many fresh and how many replayed examples; the replayed share is never passed, the fresh one may be."""
-    share = wanted.replay_share
-    if share == 1.0:
-        return min(wanted.size, fresh), min(max(wanted.size - fresh, 0), older)
-    # However small the set, something in it is fresh.
-    replay = min(round(wanted.size * share), older, wanted.size - 1)
-    fresh = min(wanted.size - replay, fresh)
-    return fresh, min(replay, math.floor(share / (1.0 - share) * fresh + 0.5))
+def _most_replayed(wanted: Wanted, older: Sequence[Candidate]) -> int:
+    """How many examples may be replayed. Unless all may be, something is fresh, however small the set."""
+    if wanted.replay_share == 1.0:
+        return min(wanted.size, len(older))
+    return min(round(wanted.size * wanted.replay_share), len(older), wanted.size - 1)
+
+
+class _Sieve:
+    """What is drawn is looked at here, once: a log may hold a thousand times what a set needs."""
+
+    def __init__(self, wanted: Wanted, benchmarks: Benchmarks) -> None:
+        self.left_out: Counter[str] = Counter()
+        self._questions = Questions()
+        self._benchmarks = benchmarks
+        self._most = wanted.source_share * wanted.size
+        self._by_source: Counter[str] = Counter()
+
+    def passes(self, candidate: Candidate) -> bool:
+        """Whether it goes into the set; else the reason is counted."""
+        reason = self._reason(candidate)
+        if reason is not None:
+            self.left_out[reason] += 1
+        elif candidate.answer.correct is not True:
+            self._by_source[candidate.answer.model] += 1
+        return reason is None
+
+    def _reason(self, candidate: Candidate) -> str | None:
+        episode, answer = candidate.episode, candidate.answer
+        if answer.correct is not True and self._by_source[answer.model] + 1 > self._most:
+            return "source has its share"
+        if self._benchmarks.clash(episode.question, answer.text or "") is not None:
+            return "benchmark"
+        found = self._questions.same_or_add(episode.step, words_of(episode.question))
+        return None if found is None else "duplicate"
 
 
 def _drawn(
-    pool: Sequence[Candidate],
-    count: int,
-    draws: Iterable[str],
-    rng: np.random.Generator,
-    wanted: Wanted,
-    by_source: Counter[str],
+    pool: Sequence[Candidate], count: int, draws: Iterable[str], rng: np.random.Generator, sieve: _Sieve
 ) -> list[Candidate]:
     """So many candidates, each once: of leaves as they were drawn, and then of all that have some left, in turn."""
     by_leaf: dict[str, list[Candidate]] = {}
@@ -145,21 +165,16 @@ def _drawn(
         by_leaf[leaf] = [by_leaf[leaf][place] for place in rng.permutation(len(by_leaf[leaf]))]
     names = sorted(by_leaf)
     in_turn = cycle([names[place] for place in rng.permutation(len(names))])
-    most = wanted.source_share * wanted.size
     found: list[Candidate] = []
     left = len(pool)
     for leaf in chain(draws, in_turn):
         if not left or len(found) >= count:
             break
-        if not by_leaf.get(leaf):
-            continue
-        candidate = by_leaf[leaf].pop()
-        left -= 1
-        if candidate.answer.correct is not True:
-            if by_source[candidate.answer.model] + 1 > most:
-                continue
-            by_source[candidate.answer.model] += 1
-        found.append(candidate)
+        if by_leaf.get(leaf):
+            candidate = by_leaf[leaf].pop()
+            left -= 1
+            if sieve.passes(candidate):
+                found.append(candidate)
     return found
 
 

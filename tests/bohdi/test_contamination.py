@@ -19,7 +19,7 @@ LONG = (
 
 def same(one: str, other: str) -> bool:
     known = Questions()
-    known.add("one", words_of(one))
+    known.same_or_add("one", words_of(one))
     return known.same(words_of(other)) == "one"
 
 

@@ -15,10 +15,15 @@ from pathlib import Path
 import orjson
 import pytest
 
+from offline.bohdi.settings import Settings
+from offline.bohdi.status import refresh_status
+from offline.bohdi.tree_work import Place
+from registry.bohdi_trees import SHARED
 from registry.config_file import parse_config
 from service.app import HOT
 from service.explanation import response_headers
 from service.routing_options import READERS
+from tests.bohdi.grown import LARGE, OTHER, TARGET, two_rounds, written
 from tests.docs.blocks import PAGES, ROOT, SHOWN, Block, blocks_of, runnable
 from tests.gateway.live import fleet
 
@@ -51,6 +56,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 assert live.post("/v1/feedback", told).status_code == 200
             live.chat("auto", messages=[{"role": "user", "content": question}])
         write_answers(folder / "answers.parquet")
+        write_tree(folder / "tokamak-data")
         addresses = (url.removeprefix("http://") for url in (live.gateway.root, live.gateway.admin_url))
         yield World(folder, *addresses)
 
@@ -65,6 +71,14 @@ def write_answers(path: Path) -> None:
     rows = [row for row in rows if isinstance(row, dict) and "query" in row and "model" in row]
     columns = ("query", "model", "score", "response", "task")
     pyarrow.parquet.write_table(pyarrow.table({c: [row.get(c) for row in rows] for c in columns}), path)
+
+
+def write_tree(data_dir: Path) -> None:
+    """A knowledge tree that has been asked about."""
+    place = Place(data_dir, SHARED)
+    place.keep_settings(Settings(target=TARGET, sources=(LARGE, OTHER)))
+    written(place.folder, two_rounds())
+    refresh_status(data_dir, SHARED)
 
 
 def run(command: list[str], world: World, block: Block) -> None:
@@ -115,6 +129,7 @@ def test_the_tables_of_the_configuration_page_are_those_of_the_schema() -> None:
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert generate.PAGE.read_text() == generate.page_with(generate.tables()), "run `python docs/generate.py`"
+    assert generate.BOHDI_PAGE.read_text() == generate.bohdi_page(), "run `python docs/generate.py`"
 
 
 def test_every_endpoint_option_and_header_is_described() -> None:
