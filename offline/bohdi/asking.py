@@ -7,6 +7,7 @@ goes on after a crash decides as the dead one did.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -95,8 +96,9 @@ class Asker:
                 self.failures[call.arm, reply.failure] += 1
         return found
 
-    def _keep(self, call: Call, reply: StoredReply) -> None:
-        self._log.keep_reply(call.key, reply)
+    async def _keep(self, call: Call, reply: StoredReply) -> None:
+        # Durable writes wait for the disk; the other calls need not.
+        await asyncio.to_thread(self._log.keep_reply, call.key, reply)
         self._kept[call.key] = reply
 
     def _notice_who_is_down(self, calls: Sequence[Call], found: dict[str, StoredReply]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, Protocol
 
@@ -21,7 +21,7 @@ from offline.bohdi.log import StoredReply
 from offline.chat_call import FIRST_WAIT_S, timeout_of
 from registry.arms import Arm
 
-Keep = Callable[[Call, StoredReply], None]
+Keep = Callable[[Call, StoredReply], Awaitable[None]]
 RAY_WORKERS = 4
 
 
@@ -77,7 +77,7 @@ class Line:
 
     async def run(self, calls: Sequence[Call], keep: Keep) -> None:
         async def one(call: Call) -> None:
-            keep(call, await self.reply(call))
+            await keep(call, await self.reply(call))
 
         async with asyncio.TaskGroup() as tasks:
             for call in calls:
@@ -119,7 +119,7 @@ class _RayFanOut:
         async def one(position: int, call: Call) -> None:
             line = self._lines[position % len(self._lines)]
             answer: bytes = await line.reply.remote(msgspec.json.encode(call))
-            keep(call, msgspec.json.decode(answer, type=StoredReply))
+            await keep(call, msgspec.json.decode(answer, type=StoredReply))
 
         async with asyncio.TaskGroup() as tasks:
             for position, call in enumerate(calls):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -36,8 +37,12 @@ def call(number: int) -> Call:
 
 async def made(team: Team, count: int, kind: str = "asyncio") -> dict[str, StoredReply]:
     found: dict[str, StoredReply] = {}
+
+    async def keep(made: Call, reply: StoredReply) -> None:
+        found[made.step] = reply
+
     async with fan_out("ray" if kind == "ray" else "asyncio", team) as line:
-        await line.run([call(i) for i in range(count)], lambda made, reply: found.update({made.step: reply}))
+        await line.run([call(i) for i in range(count)], keep)
     return found
 
 
@@ -57,16 +62,15 @@ async def test_an_arm_is_sent_no_more_calls_at_a_time_than_the_settings_say(upst
     upstream.default = gated(answer("fine"), gate, after=-1)
     limited = team(upstream.url, concurrency=2)
 
-    async with fan_out("asyncio", limited) as line:
-        import asyncio
-
-        running = asyncio.create_task(line.run([call(i) for i in range(6)], lambda made, reply: None))
+    running = asyncio.create_task(made(limited, 6))
+    try:
         while len(upstream.requests) < 2:  # noqa: ASYNC110  The server is another thread's.
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         assert len(upstream.requests) == 2
+    finally:
         gate.open()
-        await running
+    await running
     assert len(upstream.requests) == 6
 
 
@@ -101,7 +105,7 @@ async def test_a_field_that_a_server_does_not_take_is_left_out_or_renamed(upstre
 async def test_an_error_of_the_log_ends_the_batch(upstream: ScriptedUpstream) -> None:
     upstream.default = answer("fine")
 
-    def full(made: Call, reply: StoredReply) -> None:
+    async def full(made: Call, reply: StoredReply) -> None:
         raise OSError("disk full")
 
     async with fan_out("asyncio", team(upstream.url)) as line:

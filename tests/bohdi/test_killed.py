@@ -63,7 +63,7 @@ def sent(real, at):
 
 async def one_by_one(self, calls, keep):
     for call in calls:
-        keep(call, await self.reply(call))
+        await keep(call, await self.reply(call))
 
 def life(at):
     log = logs.EpisodeLog
