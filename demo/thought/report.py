@@ -95,7 +95,7 @@ def summary(findings: Findings) -> str:
         f"{findings.router} learned from {findings.explored} questions, with a template or without by chance.",
         f"Uplift where the router decides: {points(uplift(findings))} points.",
         f"On sorting templates change {points(harm[0])} points; where the router decides, {points(harm[1])}.",
-        f"Put in quarantine for what the log says of them, templates made for: {gone}.",
+        f"Put in quarantine for what the log says of them, templates made for: {gone}",
         "Templates:", *examples,
         "Seconds: " + ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in findings.seconds.items()) + ".",
     ))  # fmt: skip
@@ -149,9 +149,10 @@ def figures(findings: Findings) -> dict[str, float]:
 
 def run_figures(findings: Findings) -> dict[str, Any]:
     """What was asked and built, by whom, and how long it took."""
+    built = {name: findings.built[name] for name in ("built", "rejected", "failed")}
     return {
         "sage_asked": findings.sage_asked, "sage_right": findings.sage_right, "explored": findings.explored,
-        "templates": len(findings.templates), "build": findings.built, "router": findings.router,
+        "templates": len(findings.templates), "build": built, "router": findings.router,
         "seconds": findings.seconds,
     }  # fmt: skip
 
