@@ -128,11 +128,9 @@ def _distinct(groups: Mapping[str, list[Answer]], left_out: Counter[str]) -> lis
     known, kept = Questions(), []
     for key in sorted(groups):
         words = words_of(groups[key][0].query)
-        if words and known.same(words) is not None:
+        if words and known.same_or_add(key, words) is not None:
             left_out["same question as another"] += len(groups[key])
             continue
-        if words:
-            known.add(key, words)
         kept.append(groups[key])
     return kept
 
