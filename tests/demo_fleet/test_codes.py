@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from random import Random
 
 import pytest
@@ -21,6 +22,7 @@ from demo.fleet.codes import (
     letters_of,
     worked,
 )
+from demo.fleet.config import CODES_FILE
 from demo.fleet.roster import CODE_BOOK
 from demo.fleet.tasks import Question, check
 
@@ -95,3 +97,21 @@ def test_a_question_stands_behind_the_block_as_the_gateway_writes_it() -> None:
     assert text.startswith("<reference_plans>\n")
     assert text.endswith(f"\n</reference_plans>\n\n{asked.text}")
     assert "\n1. Problem: A question" in text
+
+
+@pytest.mark.parametrize("name", list(CODE_BOOK))
+def test_the_weights_were_made_by_the_recipe_in_the_repository(name: str) -> None:
+    member, made = CODE_BOOK[name], json.loads((CODE_BOOK[name].folder / "training.json").read_text())
+    recipe = (member.seed, member.steps, member.batch, member.learning_rate, list(member.families))
+    assert recipe == tuple(made[key] for key in ("seed", "steps", "batch", "learning_rate", "families"))
+    assert sum(file.stat().st_size for file in member.folder.iterdir()) < 3_000_000
+
+
+def test_the_sage_knows_every_code_and_the_follower_a_quarter() -> None:
+    sage, follower = (json.loads(CODES_FILE.read_text())["accuracy"][name] for name in CODE_BOOK)
+    assert min(sage.values()) > 0.9
+    assert follower["codes learned"] > 0.9
+    assert follower["other codes"] < 0.1
+    assert follower["codes with template"] > 0.9
+    assert follower["sorting"] > 0.9
+    assert follower["sorting with template"] < 0.1
