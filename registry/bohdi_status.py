@@ -58,7 +58,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoundStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A round. `allocation`: contests by main domain; `reward`: their mean; `failures`: answers that failed, by model.
+    """A round. `allocation`: contests by main domain; `won`: their rewards together, `reward`: the mean; `failures`:
+    answers that failed, by model.
 
     `cost_usd` is None without prices, and of a round that has not ended.
     """
@@ -74,6 +75,7 @@ class RoundStatus(msgspec.Struct, frozen=True, kw_only=True):
     sprouted: int
     failed_sprouts: int
     allocation: dict[str, int]
+    won: float
     reward: float | None
     failures: dict[str, int]
     cost_usd: float | None = None
@@ -109,6 +111,7 @@ class TreeStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     layout: int
     tree: str
+    planted_at: float
     tenant: str
     target: str
     target_version: str

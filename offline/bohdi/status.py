@@ -1,4 +1,7 @@
-"""The status of a tree, from its log: one pass over the events, and the tree that they fold into."""
+"""The status of a tree, from its log: the tree that its events fold into, and what they come to round by round.
+
+A status can go on from an earlier one of the same log, and then reads only what has come since.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from offline.bohdi.audit import audit_judges
+from offline.bohdi.audit import JudgeAudit, audit_judges
 from offline.bohdi.events import (
     AnyEvent,
     Contested,
@@ -24,11 +25,13 @@ from offline.bohdi.log import EpisodeLog
 from offline.bohdi.tree import Node, Tree
 from registry.bohdi_status import (
     LAYOUT,
+    BohdiUnreadable,
     JudgeStatus,
     NodeStatus,
     ResetStatus,
     RoundStatus,
     TreeStatus,
+    read_status,
     write_status,
 )
 from registry.bohdi_trees import tree_log
@@ -37,8 +40,8 @@ TAIL: Final = 0.05
 """Probability on each side of a node's interval."""
 
 
-def status_of(log: EpisodeLog, tree: str, kappa: float = 4.0) -> TreeStatus:
-    """The status of the tree in a log. `kappa`: as in the settings.
+def status_of(log: EpisodeLog, tree: str, kappa: float = 4.0, before: TreeStatus | None = None) -> TreeStatus:
+    """The status of the tree in a log. `kappa`: as in the settings; `before`: an earlier status, to go on from.
 
     Raises
     ------
@@ -47,34 +50,37 @@ def status_of(log: EpisodeLog, tree: str, kappa: float = 4.0) -> TreeStatus:
     """
     grown = log.tree()
     state = grown.state
-    if not state.levels:
+    first = next(log.events(), None)
+    if first is None:
         raise ValueError(f"{log.path} holds no tree yet; `tokamak bohdi grow` plants one")
+    planted_at = first[1].at
     books = _Books(grown)
-    audited: list[Contested] = []
-    for number, event in log.events():
+    if before is not None and before.planted_at == planted_at and before.events <= state.events:
+        books.go_on_from(before)
+    for number, event in log.events(after=books.events):
         if number > state.events:
             # Written after the tree was folded: it belongs to the next look.
             break
         books.take(event)
-        if isinstance(event, Contested) and event.verdict is not None and event.verdict.method == "checker":
-            audited.append(event)
-    judges = [msgspec.to_builtins(judge) | {"agreement": judge.agreement} for judge in audit_judges(audited)]
     return TreeStatus(
-        layout=LAYOUT, tree=tree, tenant=state.tenant, target=state.target, target_version=state.target_version,
-        sources=state.sources, levels=state.levels, events=state.events, digest=grown.digest(),
-        contests=state.contests, dropped=state.dropped, cost_usd=state.cost_usd, unpriced_rounds=state.unpriced_rounds,
-        versions=tuple(books.versions), nodes=tuple(_node(grown, node, kappa) for node in grown.nodes()),
+        layout=LAYOUT, tree=tree, planted_at=planted_at, tenant=state.tenant, target=state.target,
+        target_version=state.target_version, sources=state.sources, levels=state.levels, events=state.events,
+        digest=grown.digest(), contests=state.contests, dropped=state.dropped, cost_usd=state.cost_usd,
+        unpriced_rounds=state.unpriced_rounds, versions=tuple(books.versions),
+        nodes=tuple(_node(grown, node, kappa) for node in grown.nodes()),
         rounds=tuple(one.status() for _, one in sorted(books.rounds.items())), resets=tuple(books.resets),
-        judges=tuple(msgspec.convert(judge, JudgeStatus) for judge in judges),
-        queries=grown.root.traffic, unmatched=sum(node.unmatched for node in state.nodes),
+        judges=books.judged(), queries=grown.root.traffic, unmatched=sum(node.unmatched for node in state.nodes),
         traffic_until=state.traffic_until,
     )  # fmt: skip
 
 
-def refresh_status(data_dir: Path, tree: str, kappa: float = 4.0) -> TreeStatus:
+def refresh_status(data_dir: Path, tree: str, kappa: float = 4.0, log: EpisodeLog | None = None) -> TreeStatus:
     """The status of a tree in a data folder; its file is written anew. Raises what `status_of` does."""
-    with EpisodeLog(tree_log(data_dir, tree)) as log:
-        found = status_of(log, tree, kappa)
+    try:
+        before = read_status(data_dir, tree)
+    except BohdiUnreadable:
+        before = None
+    found = status_of(log or EpisodeLog(tree_log(data_dir, tree)), tree, kappa, before)
     write_status(data_dir, found)
     return found
 
@@ -96,50 +102,81 @@ def _node(tree: Tree, node: Node, kappa: float) -> NodeStatus:
 
 @dataclass(slots=True)
 class _Round:
-    began: RoundBegan
-    ended: RoundEnded | None = None
-    rewards: list[float] = field(default_factory=list)
+    """A round as far as its events have been read."""
+
+    number: int
+    began_at: float
+    leader: str
+    paths: int
+    target_version: str
+    contests: int = 0
+    won: float = 0.0
+    sprouted: int = 0
+    failed_sprouts: int = 0
+    ended: bool = False
+    cost_usd: float | None = None
+    stopped_by: str = ""
     dropped: Counter[str] = field(default_factory=Counter)
     allocation: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
-    sprouted: int = 0
-    failed_sprouts: int = 0
+
+    def contested(self, event: Contested) -> None:
+        """Count a contest."""
+        self.failures.update(reply.model for reply in event.replies if reply.text is None)
+        if event.reward is None:
+            self.dropped[event.dropped or "undecided"] += 1
+            return
+        self.contests += 1
+        self.won += event.reward
+        self.allocation[event.path[0]] += 1
 
     def status(self) -> RoundStatus:
-        began, ended = self.began, self.ended
-        return RoundStatus(
-            number=began.round, began_at=began.at, ended=ended is not None, leader=began.leader, paths=began.paths,
-            target_version=began.target_version, contests=len(self.rewards), dropped=dict(sorted(self.dropped.items())),
-            sprouted=self.sprouted, failed_sprouts=self.failed_sprouts, allocation=dict(self.allocation),
-            reward=sum(self.rewards) / len(self.rewards) if self.rewards else None,
-            failures=dict(sorted(self.failures.items())), cost_usd=None if ended is None else ended.cost_usd,
-            stopped_by="" if ended is None else ended.stopped_by,
-        )  # fmt: skip
+        """What there is to see of it."""
+        told = {name: getattr(self, name) for name in RoundStatus.__struct_fields__ if name != "reward"}
+        counts = {name: dict(sorted(told[name].items())) for name in ("dropped", "allocation", "failures")}
+        return RoundStatus(**(told | counts), reward=self.won / self.contests if self.contests else None)
 
 
 class _Books:
-    """What the events of a log come to, round by round."""
+    """What the events of a log come to, round by round. `events`: how many were read."""
 
     def __init__(self, tree: Tree) -> None:
+        self.events = 0
         self.rounds: dict[int, _Round] = {}
         self.resets: list[ResetStatus] = []
         self.versions: list[tuple[int, str]] = []
         self._tree = tree
+        self._judges: dict[str, JudgeAudit] = {}
+        self._audited: list[Contested] = []
+
+    def go_on_from(self, before: TreeStatus) -> None:
+        """Take over what an earlier status says, in place of the events that it has read."""
+        self.events, self.resets, self.versions = before.events, list(before.resets), list(before.versions)
+        for one in before.rounds:
+            fields = {name: getattr(one, name) for name in RoundStatus.__struct_fields__ if name != "reward"}
+            counts = {name: Counter(fields[name]) for name in ("dropped", "allocation", "failures")}
+            self.rounds[one.number] = _Round(**(fields | counts))
+        for judge in before.judges:
+            counted = {name: getattr(judge, name) for name in JudgeAudit.__struct_fields__}
+            self._judges[judge.judge] = JudgeAudit(**counted)
 
     def take(self, event: AnyEvent) -> None:
         """Take in the next event."""
         found = self.rounds.get(event.round)
         match event:
             case RoundBegan():
-                self.rounds.setdefault(event.round, _Round(event))
+                began = _Round(event.round, event.at, event.leader, event.paths, event.target_version)
+                self.rounds.setdefault(event.round, began)
             case RoundEnded() if found is not None:
-                found.ended = event
+                found.ended, found.cost_usd, found.stopped_by = True, event.cost_usd, event.stopped_by
             case Sprouted() if found is not None:
                 found.sprouted += 1
             case SproutFailed() if found is not None:
                 found.failed_sprouts += 1
             case Contested() if found is not None:
-                self._contested(found, event)
+                found.contested(event)
+                if event.verdict is not None and event.verdict.method == "checker" and event.verdict.votes:
+                    self._audited.append(event)
             case TargetChanged():
                 self.versions.append((max(self.rounds, default=0), event.version))
             case Reborn():
@@ -148,13 +185,22 @@ class _Books:
                 # What the tree itself keeps, or what was put in from outside of any round.
                 pass
 
-    def _contested(self, found: _Round, event: Contested) -> None:
-        found.failures.update(reply.model for reply in event.replies if reply.text is None)
-        if event.reward is None:
-            found.dropped[event.dropped or "undecided"] += 1
-            return
-        found.rewards.append(event.reward)
-        found.allocation[event.path[0]] += 1
+    def judged(self) -> tuple[JudgeStatus, ...]:
+        """Every judge that was audited, by name."""
+        known = dict(self._judges)
+        for judge in audit_judges(self._audited):
+            old = known.get(judge.judge, JudgeAudit(judge=judge.judge))
+            counts = {
+                name: getattr(old, name) + getattr(judge, name) for name in ("agreed", "disagreed", "tied", "abstained")
+            }
+            known[judge.judge] = JudgeAudit(judge=judge.judge, **counts)
+        return tuple(
+            JudgeStatus(
+                judge=name, agreed=one.agreed, disagreed=one.disagreed, tied=one.tied, abstained=one.abstained,
+                agreement=one.agreement,
+            )
+            for name, one in sorted(known.items())
+        )  # fmt: skip
 
     def _reset(self, event: Reborn) -> ResetStatus:
         return ResetStatus(

@@ -21,13 +21,13 @@ from offline.bohdi.export import export
 from offline.bohdi.log import EpisodeLog
 from offline.bohdi.rounds import RoundReport, Told, meditate, plant
 from offline.bohdi.settings import Settings, SettingsError, read_settings
-from offline.bohdi.status import status_of
+from offline.bohdi.status import refresh_status
 from offline.bohdi.steer import Landmarks, Mapped, map_traffic, questions_by_leaf
 from offline.bohdi.training_set import Manifest
 from offline.bohdi.tree import Node
 from registry.arms import Pool
 from registry.atomic_files import place_file
-from registry.bohdi_status import TreeMissing, TreeStatus, write_status
+from registry.bohdi_status import TreeMissing, TreeStatus
 from registry.bohdi_trees import EXPORTS, SETTINGS_FILE, tree_folder, tree_log
 from traffic.stores import open_log
 
@@ -74,9 +74,8 @@ class Place:
     def refresh(self, log: EpisodeLog) -> TreeStatus:
         """The tree's status, written to its file, too. Raises ValueError for a log without events."""
         path = self.folder / SETTINGS_FILE
-        found = status_of(log, self.tree, read_settings(path).kappa) if path.exists() else status_of(log, self.tree)
-        write_status(self.data_dir, found)
-        return found
+        kappa = read_settings(path).kappa if path.exists() else 4.0
+        return refresh_status(self.data_dir, self.tree, kappa, log)
 
 
 def grow(

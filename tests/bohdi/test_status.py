@@ -6,10 +6,11 @@ from io import StringIO
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 from rich.console import Console
 
-from offline.bohdi.events import Planted, Reply, Retired, Sprouted, TrafficMapped, node_id
+from offline.bohdi.events import Contested, Planted, Reply, Retired, Sprouted, TrafficMapped, Verdict, node_id
 from offline.bohdi.log import EpisodeLog
 from offline.bohdi.plot import MOST_ROWS, PlotUnavailable, plot
 from offline.bohdi.status import refresh_status, status_of
@@ -56,6 +57,30 @@ def test_a_node_s_posterior_and_interval_are_those_of_the_tree(tmp_path: Path) -
     assert leaf.asked_now == 0, "it was not asked about since the target changed"
     assert leaf.low < leaf.mean < leaf.high
     assert leaf.recent == 1.0
+
+
+def test_a_status_that_goes_on_is_the_same_as_one_that_begins_anew(tmp_path: Path) -> None:
+    events = [*two_rounds(), *round_of(3, (checked_and_judged(n) for n in range(300, 312)), "t1")]
+    log = EpisodeLog(tmp_path / "log.db")
+    before = None
+    for start in range(0, len(events), 17):
+        log.append(events[start : start + 17])
+        before = status_of(log, "shared", before=before)
+        assert before == status_of(log, "shared")
+    assert before is not None
+    assert [(judge.judge, judge.agreed, judge.disagreed) for judge in before.judges] == [("judge", 8, 4)]
+    other = written(tmp_path / "other", planted())
+    assert status_of(other, "shared", before=before).rounds == (), "another log's status is no beginning"
+    log.close()
+
+
+def checked_and_judged(number: int) -> Contested:
+    """A contest that a checker has decided, and in which a judge agrees two times of three."""
+    said = LARGE if number % 3 else TARGET
+    verdict = Verdict(method="checker", winner=LARGE, votes=(("judge", said), ("judge", said)))
+    return msgspec.structs.replace(
+        checked(number, 0, right=[LARGE], winner=LARGE, reward=1.0), verdict=verdict, round=3
+    )
 
 
 def test_dropped_contests_and_failures_are_named(tmp_path: Path) -> None:
