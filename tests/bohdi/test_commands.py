@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
 from offline.bohdi.commands import bohdi_app
+from offline.bohdi.events import RoundBegan
 from offline.bohdi.log import EpisodeLog
 from offline.bohdi.tree import Tree
 from registry.bohdi_status import read_status
@@ -95,7 +97,7 @@ def test_a_tree_is_planted_grown_looked_at_drawn_and_exported(folder: Path, upst
 
 def test_a_budget_that_is_used_up_has_an_exit_code(folder: Path, upstream: ScriptedUpstream) -> None:
     configured(folder, upstream)
-    (folder / "bohdi.yaml").write_text(SETTINGS + "max_tokens_per_round: 20000\n")
+    (folder / "bohdi.yaml").write_text(SETTINGS + "max_tokens_per_round: 6000\n")
     stopped = run(folder, "grow", "--settings", "bohdi.yaml", "--rounds", "1", code=3)
     assert "stopped by the budget" in stopped.stdout
 
@@ -169,3 +171,17 @@ def test_a_log_of_another_kind_is_told(folder: Path) -> None:
     grown_elsewhere = folder / "data" / "bohdi" / "other"
     written(grown_elsewhere, two_rounds())
     assert "*.svg or *.png" in run(folder, "plot", "tree.gif", "--tree", "other", code=2).stderr
+
+
+def test_a_round_that_cannot_be_gone_on_with_is_ended_by_a_command(folder: Path, upstream: ScriptedUpstream) -> None:
+    configured(folder, upstream)
+    assert "no tree" in run(folder, "end-round", code=2).output
+    run(folder, "grow", "--settings", "bohdi.yaml", "--rounds", "1")
+    assert "no round was stopped" in run(folder, "end-round").output
+    log = tree_log(folder / "data", SHARED)
+    with EpisodeLog(log) as open_log:
+        began = next(event for _, event in open_log.events() if isinstance(event, RoundBegan))
+        open_log.append([msgspec.structs.replace(began, round=2, prompts_version="other@1")])
+    assert "tokamak bohdi end-round" in run(folder, "grow", "--rounds", "1", code=2).output
+    assert "the round is ended" in run(folder, "end-round").output
+    assert "round 3" in run(folder, "grow", "--rounds", "1").output
