@@ -7,8 +7,9 @@ not apply. One that is not sure must not guess: what it says is believed.
 from __future__ import annotations
 
 import ast
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal, Inexact, localcontext
 from fractions import Fraction
 from typing import Final, Protocol
@@ -103,4 +104,68 @@ def _decimal(value: Fraction) -> Decimal | None:
         return None if context.flags[Inexact] else found
 
 
-BUILT_IN: Final[tuple[Checker, ...]] = (arithmetic,)
+_NUMBER: Final = r"(-?\d{1,12}(?:\.\d+)?)"
+_WHOLE: Final = r"(\d{1,12})"
+_START: Final = r"(?:what\s+is|what's|calculate|compute|determine|find)\s+(?:the\s+)?"
+_END: Final = r"\s*[?.]?"
+_MOST_FACTORIAL: Final = 20
+
+
+def _percent(share: Fraction, of: Fraction) -> Fraction | None:
+    return share * of / 100
+
+
+def _common_divisor(one: Fraction, other: Fraction) -> Fraction | None:
+    return Fraction(math.gcd(int(one), int(other)))
+
+
+def _common_multiple(one: Fraction, other: Fraction) -> Fraction | None:
+    return Fraction(math.lcm(int(one), int(other)))
+
+
+def _remainder(number: Fraction, by: Fraction) -> Fraction | None:
+    return number % by if by else None
+
+
+def _square_root(number: Fraction) -> Fraction | None:
+    root = math.isqrt(int(number))
+    return Fraction(root) if root * root == number else None
+
+
+def _factorial(number: Fraction) -> Fraction | None:
+    return Fraction(math.factorial(int(number))) if number <= _MOST_FACTORIAL else None
+
+
+def _sum_of_range(first: Fraction, last: Fraction) -> Fraction | None:
+    return (first + last) * (last - first + 1) / 2 if first <= last else None
+
+
+_RULES: Final[tuple[tuple[re.Pattern[str], Callable[..., Fraction | None]], ...]] = tuple(
+    (re.compile(_START + asked + _END, re.I), rule)
+    for asked, rule in (
+        (rf"{_NUMBER}\s*(?:%|percent)\s+of\s+{_NUMBER}", _percent),
+        (rf"(?:greatest common divisor|gcd|highest common factor)\s+of\s+{_WHOLE}\s+and\s+{_WHOLE}", _common_divisor),
+        (rf"(?:least|lowest|smallest) common multiple\s+of\s+{_WHOLE}\s+and\s+{_WHOLE}", _common_multiple),
+        (rf"remainder\s+(?:when|of)\s+{_WHOLE}\s+(?:is\s+)?divided\s+by\s+{_WHOLE}", _remainder),
+        (rf"square\s+root\s+of\s+{_WHOLE}", _square_root),
+        (rf"factorial\s+of\s+{_WHOLE}", _factorial),
+        (rf"sum\s+of\s+(?:the\s+)?(?:integers|numbers)\s+from\s+{_WHOLE}\s+to\s+{_WHOLE}", _sum_of_range),
+    )
+)
+"""Questions with one right number, and how it is worked out; None where there is none that can be stated plainly."""
+
+
+def number_facts(path: tuple[str, ...], question: str, answer: str) -> bool | None:
+    """Checks questions for one number of school arithmetic: percentages, divisors, remainders, roots and the like."""
+    asked = " ".join(question.split())
+    for pattern, rule in _RULES:
+        found = pattern.fullmatch(asked)
+        value = None if found is None else rule(*(Fraction(number) for number in found.groups()))
+        right = None if value is None else _decimal(value)
+        if right is not None:
+            given = final_number(answer)
+            return given is not None and given == right
+    return None
+
+
+BUILT_IN: Final[tuple[Checker, ...]] = (arithmetic, number_facts)

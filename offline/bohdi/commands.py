@@ -247,6 +247,19 @@ def trained_command(
     typer.echo(f"the target is {version}")
 
 
+@bohdi_app.command("end-round")
+@explaining
+def end_round_command(tree: TreeName = SHARED, tenant: Tenant = None, data_dir: DataDir = DATA_DIR) -> None:
+    """End a round that was stopped as it is, where it cannot be gone on with: its prompts or models are others now."""
+    from offline.bohdi.rounds import end_open_round
+
+    place = _place(data_dir, tree, tenant)
+    with place.grown_log() as log:
+        ended = end_open_round(log)
+        place.refresh(log)
+    typer.echo("the round is ended with what it had" if ended else "no round was stopped before its end")
+
+
 @bohdi_app.command("retire")
 @explaining
 def retire_command(

@@ -76,7 +76,7 @@ class Journal:
             raise RoundDiverged(
                 f"round {self.began.round} was stopped after event {_said(recorded)}, and going on it comes to "
                 f"{_said(event)}: its settings, encoder or checkers have changed since. Put them back, or end the "
-                "round as it is with `end_open_round`"
+                "round as it is: `tokamak bohdi end-round`"
             )
         self.tree.apply(recorded)
         self._place += 1

@@ -195,7 +195,7 @@ def _begun(log: EpisodeLog, settings: Settings, prompts: PromptSet) -> tuple[Jou
         raise RoundDiverged(
             f"round {began.round} was begun with the prompts {began.prompts_version} and the leader {began.leader}, "
             f"and the settings now say {prompts.version} and {', '.join(settings.sources)}: put them back, or end the "
-            "round as it is with `end_open_round`"
+            "round as it is: `tokamak bohdi end-round`"
         )
     return journal, True
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline.bohdi.checkers import arithmetic, checked
+from offline.bohdi.checkers import arithmetic, checked, number_facts
 from offline.bohdi.harvest import (
     CUT_OFF,
     LOOPS,
@@ -178,6 +178,26 @@ def test_scripts_and_thinking() -> None:
 )
 def test_sums_are_checked_exactly_and_nothing_else_is(question: str, answer: str, right: bool | None) -> None:
     assert arithmetic(("Mathematics",), question, answer) is right
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "right"),
+    [
+        ("What is 15% of 240?", "15 % of 240 is 36.", True),
+        ("What is the greatest common divisor of 84 and 36?", "12", True),
+        ("Find the least common multiple of 4 and 6.", "24", False),
+        ("What is the remainder when 17 is divided by 5?", "The remainder is 2", True),
+        ("What is the remainder when 17 is divided by 0?", "0", None),
+        ("Compute the square root of 144", "12", True),
+        ("What is the square root of 2?", "1.414", None),
+        ("What is the factorial of 5?", "120", True),
+        ("What is the sum of the integers from 1 to 100?", "5,050", True),
+        ("What is 15% of the budget of 240?", "36", None),
+        ("What is the greatest common divisor of 84 and 36 in Z[i]?", "12", None),
+    ],
+)
+def test_numbers_of_school_arithmetic_are_checked(question: str, answer: str, right: bool | None) -> None:
+    assert number_facts(("Mathematics",), question, answer) is right
 
 
 def test_the_first_checker_that_applies_speaks() -> None:
