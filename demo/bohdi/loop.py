@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,18 @@ from encoders.protocol import Encoder
 from offline.bohdi.branches import draw_leaves
 from offline.bohdi.candidates import gather
 from offline.bohdi.contamination import Benchmarks
-from offline.bohdi.draw import LeafDraw, Wanted, draw
+from offline.bohdi.draw import NothingToDraw, Wanted, draw
 from offline.bohdi.events import AnyEvent, Contested, Reborn, Sprouted, TargetChanged
 from offline.bohdi.log import EpisodeLog
 from offline.bohdi.rounds import meditate
 from offline.bohdi.settings import Settings
-from offline.bohdi.training_set import TrainingSet
+from offline.bohdi.training_set import Example as Drawn
 from offline.bohdi.tree import Tree
 from registry.arms import Pool
 from registry.config import Config
 from registry.config_file import build_pool
 
-FAMILY_OF = {place: family for family, place in PLACES.items()}
+FAMILY_OF: dict[tuple[str, ...], str] = {place: family for family, place in PLACES.items()}
 
 
 Seen = Callable[[RoundSeen], None]
@@ -62,32 +62,37 @@ async def run(
     beginner: Served,
     encoder: Encoder,
     folder: Path,
+    before: dict[str, float],
     seen: Seen,
 ) -> Run:
-    """Run one policy. `folder` gets its episode log, which must not be there. Tells `seen` after each round."""
+    """Run one policy. `folder` gets its episode log, which must not be there. Tells `seen` after each round.
+
+    `before`: the beginner's accuracy. A round in which nothing was found trains nothing.
+    """
     settings, pool = settings_of(policy, plan, seed), pool_at(service.url)
     service.server.begin(str(seed))
     pupil = Pupil(beginner, seed)
     service.engine.exchange(PUPIL, pupil.model)
-    before, rounds, done = pupil.examine(plan.held_out), list[RoundSeen](), 0
+    rounds, done = list[RoundSeen](), 0
     with EpisodeLog(folder / f"{policy}-{seed}.db") as log:
         for number in range(1, plan.rounds + 1):
             started = time.monotonic()
             report = await meditate(log, settings, pool, encoder=encoder, checkers=[verify])
             meditated = time.monotonic()
-            made = training_set(log, settings, plan, seed, number)
-            lessons = [(Example(None, one.question, one.answer), one.weight) for one in made.examples]
-            pupil.learn(lessons, plan.steps, plan.batch, plan.learning_rate)
-            service.engine.exchange(PUPIL, pupil.model)
-            log.append([TargetChanged(at=time.time(), round=number, version=f"{PUPIL}@{pupil.version}")])
+            drawn = lessons_of(log, settings, plan, seed, number)
+            if drawn:
+                lessons = [(Example(None, one.question, one.answer), one.weight) for one in drawn]
+                pupil.learn(lessons, plan.steps, plan.batch, plan.learning_rate)
+                service.engine.exchange(PUPIL, pupil.model)
+                log.append([TargetChanged(at=time.time(), round=number, version=f"{PUPIL}@{pupil.version}")])
             trained = time.monotonic()
             events = [event for _, event in log.events(done)]
             done += len(events)
             tree = log.tree()
-            known = pupil.examine(plan.held_out)
+            known = pupil.examine(plan.held_out if number == plan.rounds else plan.glance)
             rounds.append(
                 RoundSeen(
-                    number=number, found=_asked(events, tree), trained=_families(made), accuracy=known,
+                    number=number, found=_asked(events, tree), trained=_families(drawn), accuracy=known,
                     cost_usd=report.cost_usd, meditation_s=meditated - started, training_s=trained - meditated,
                 )
             )  # fmt: skip
@@ -95,33 +100,20 @@ async def run(
     return Run(policy, seed, before, tuple(rounds))
 
 
-def training_set(log: EpisodeLog, settings: Settings, plan: Plan, seed: int, number: int) -> TrainingSet:
-    """The draw after a round, by the policy's own rule. What the pupil is examined on is not in it.
+def lessons_of(log: EpisodeLog, settings: Settings, plan: Plan, seed: int, number: int) -> Sequence[Drawn]:
+    """The draw after a round, by the policy's own rule; none if the log holds nothing to learn.
 
-    Raises NothingToDraw.
+    What the pupil is examined on is not in it.
     """
     gathered = gather(log.events())
     gathered.candidates = [one for one in gathered.candidates if _may_be_taught(one.episode)]
     rng = np.random.default_rng([seed, number])
     wanted = Wanted(size=plan.draw, seed=seed * 1000 + number, replay_share=plan.replay)
-    return draw(gathered, leaf_draw(log.tree(), settings, rng), wanted, Benchmarks())
-
-
-def leaf_draw(tree: Tree, settings: Settings, rng: np.random.Generator) -> LeafDraw:
-    """Draws training leaves by the rule of the settings, among those that still have examples."""
-    drawn: list[str] = []
-
-    def next_leaf(among: frozenset[str]) -> str:
-        for _ in range(20):
-            fit = [leaf for leaf in drawn if leaf in among]
-            if fit:
-                drawn.remove(fit[0])
-                return fit[0]
-            drawn[:] = draw_leaves(tree, 64, rng, settings)
-        # What the rule hardly ever draws is all that is left.
-        return sorted(among)[int(rng.integers(len(among)))]
-
-    return next_leaf
+    tree = log.tree()
+    try:
+        return draw(gathered, lambda count: draw_leaves(tree, count, rng, settings), wanted, Benchmarks()).examples
+    except NothingToDraw:
+        return ()
 
 
 def _may_be_taught(episode: Contested) -> bool:
@@ -129,8 +121,8 @@ def _may_be_taught(episode: Contested) -> bool:
     return asked is not None and asked.split == "train"
 
 
-def _families(made: TrainingSet) -> dict[str, int]:
-    return dict(Counter(FAMILY_OF.get(one.provenance.path[-2:], "stray") for one in made.examples))
+def _families(drawn: Sequence[Drawn]) -> dict[str, int]:
+    return dict(Counter(FAMILY_OF.get(one.provenance.path[-2:], "stray") for one in drawn))
 
 
 def _asked(events: list[AnyEvent], tree: Tree) -> Asked:

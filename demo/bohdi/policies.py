@@ -21,18 +21,19 @@ class Plan:
 
     `paths` questions in each of `rounds`. After each the pupil trains `steps` steps of `batch` on a draw of `draw`
     examples, of which `replay` are from earlier rounds. `window`: of the drift test. `held_out`: questions of each
-    family that the pupil is examined on.
+    family that the pupil is examined on at the end; `glance`: after the rounds before.
     """
 
-    rounds: int = 8
-    paths: int = 128
-    draw: int = 256
+    rounds: int = 6
+    paths: int = 80
+    draw: int = 160
     replay: float = 0.5
     steps: int = 40
-    batch: int = 32
-    learning_rate: float = 1e-3
-    window: int = 15
-    held_out: int = 60
+    batch: int = 24
+    learning_rate: float = 6e-4
+    window: int = 12
+    held_out: int = 70
+    glance: int = 20
 
 
 def settings_of(policy: Policy, plan: Plan, seed: int) -> Settings:

@@ -153,13 +153,16 @@ def table(runs: Sequence[Run]) -> Table:
     return shown
 
 
+_OTHERS: tuple[Policy, ...] = ("uniform", "published")
+
+
 def sentences(runs: Sequence[Run]) -> list[str]:
     """The paired differences in words; none for policies that share fewer than two seeds."""
     said = []
-    for other in ("uniform", "published"):
+    for other in _OTHERS:
         for name, measure in (("worst family", worst), ("mean", mean)):
             try:
-                gain = paired(runs, "ours", other, measure)  # type: ignore[arg-type]
+                gain = paired(runs, "ours", other, measure)
             except ValueError:
                 continue
             said.append(

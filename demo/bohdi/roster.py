@@ -47,11 +47,11 @@ class Schooling:
 
     member: Member
     lessons: int = 1000
-    tastes: int = 400
+    tastes: int = 240
     ceiling: float = 0.2
     batch: int = 32
     taste_rate: float = 1e-3
-    look_every: int = 20
+    look_every: int = 30
 
     @property
     def folder(self) -> Path:

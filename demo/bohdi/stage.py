@@ -14,6 +14,7 @@ from rich.console import Console
 from demo.bohdi.findings import RoundSeen, Run
 from demo.bohdi.loop import run
 from demo.bohdi.policies import Plan, Policy
+from demo.bohdi.pupil import Pupil
 from demo.bohdi.roster import PUPIL, SCHOOLING, SOURCES
 from demo.bohdi.serving import serving
 from demo.fleet.engine import load
@@ -30,6 +31,7 @@ class Stage:
         self._models = [load(source.folder, source.name) for source in SOURCES.values()]
         self._encoder = load_encoder("static")
         self._open = ExitStack()
+        self._before: dict[int, dict[str, float]] = {}
 
     def __enter__(self) -> Stage:
         self._service = self._open.enter_context(serving([*self._models, self._beginner], SOURCES))
@@ -47,12 +49,15 @@ class Stage:
             average = sum(now.accuracy.values()) / len(now.accuracy)
             self._console.print(
                 f"{policy}, seed {seed}, round {now.number} of {plan.rounds}: "
-                f"{sum(now.found.asked.values())} questions, mean {100 * average:.0f} %, worst {lowest} {100 * now.accuracy[lowest]:.0f} %, "
-                f"{time.monotonic() - started:.0f} s",
+                f"{sum(now.found.asked.values())} questions, mean {100 * average:.0f} %, "
+                f"worst {lowest} {100 * now.accuracy[lowest]:.0f} %, {time.monotonic() - started:.0f} s",
                 highlight=False,
             )
 
+        if plan.held_out not in self._before:
+            self._before[plan.held_out] = Pupil(self._beginner, 0).examine(plan.held_out)
+        before = self._before[plan.held_out]
         with tempfile.TemporaryDirectory() as folder:
             return asyncio.run(
-                run(policy, plan, seed, self._service, self._beginner, self._encoder, Path(folder), seen)
+                run(policy, plan, seed, self._service, self._beginner, self._encoder, Path(folder), before, seen)
             )

@@ -20,13 +20,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from tokenizers import Tokenizer
 
-from demo.bohdi.corpus import Lessons
+from demo.bohdi.corpus import COURSES, Course, Lessons
 from demo.bohdi.domains import TAUGHT, worded
 from demo.bohdi.roster import PUPIL, SCHOOLING, SOURCES, Schooling, Source
 from demo.bohdi.schooling import Taste, lesson
 from demo.bohdi.teaching import Report, answered, seeded, teach
 from demo.fleet import tokenization
-from demo.fleet.engine import load
+from demo.fleet.engine import Served, load
 from demo.fleet.roster import CONTEXT_WINDOW, ROSTER
 from demo.fleet.training import Encoder, build
 
@@ -37,19 +37,31 @@ CHECKED = 100
 def train_source(source: Source, report: Report) -> None:
     """Teach one specialist to propose and to ask, and write its folder."""
     member = ROSTER[source.was]
-    served, rng, started = load(member.folder, source.was), seeded(source.seed), time.monotonic()
-    families = [family for family in member.families if family in TAUGHT]
-    lessons = Lessons(families, source.seed)
-    encoder = Encoder(served.tokenizer)
-    teach(served.model, encoder, lambda _: lessons.draw(source.batch, rng), source.steps, source.learning_rate, report)
+    served, started = load(member.folder, source.was), time.monotonic()
+    families = own_families(source)
+    for number, course in enumerate(COURSES):
+        take_course(served, source, course, source.seed + 100 * number, report)
     source.folder.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(member.folder / name, source.folder / name)
     made = {
         "from": source.was, "seed": source.seed, "steps": source.steps, "batch": source.batch,
-        "learning_rate": source.learning_rate, "families": families,
+        "courses": len(COURSES), "learning_rate": source.learning_rate, "families": families,
     }  # fmt: skip
     write(served.model, served.tokenizer, source.folder, families, made, started)
+
+
+def take_course(served: Served, source: Source, course: Course, seed: int, report: Report) -> None:
+    """One course of a source. Its weights are rounded to float16 at the end, as they are when they are shipped."""
+    rng, lessons = seeded(seed), Lessons(own_families(source), course, seed)
+    encoder = Encoder(served.tokenizer)
+    teach(served.model, encoder, lambda _: lessons.draw(source.batch, rng), source.steps, source.learning_rate, report)
+    served.model.half().float()
+
+
+def own_families(source: Source) -> tuple[str, ...]:
+    """The families that a source answers: those of its specialist that are domains here."""
+    return tuple(family for family in ROSTER[source.was].families if family in TAUGHT)
 
 
 def train_pupil(schooling: Schooling, report: Report) -> None:
@@ -60,6 +72,13 @@ def train_pupil(schooling: Schooling, report: Report) -> None:
         model, encoder, lambda _: [lesson(rng) for _ in range(schooling.batch)], schooling.lessons,
         member.learning_rate, report,
     )  # fmt: skip
+    report("has had its lessons")
+    taste_families(model, tokenizer, schooling, report, started)
+
+
+def taste_families(model: Any, tokenizer: Tokenizer, schooling: Schooling, report: Report, started: float) -> None:
+    """Give a schooled pupil its taste of each family, and write its folder."""
+    member, encoder = schooling.member, Encoder(tokenizer)
     taste, rng = Taste(TAUGHT, schooling.ceiling, member.seed), seeded(member.seed + 1)
     sample = {family: worded(family, "train", 40, 991) for family in TAUGHT}
 
@@ -83,7 +102,7 @@ def train_pupil(schooling: Schooling, report: Report) -> None:
 
 
 def write(
-    model: Any, tokenizer: Tokenizer, folder: Path, families: tuple[str, ...] | list[str], made: Mapping[str, Any],
+    model: Any, tokenizer: Tokenizer, folder: Path, families: tuple[str, ...], made: Mapping[str, Any],
     started: float,
 ) -> None:  # fmt: skip
     """Write the weights in float16, and how they were made."""

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from demo.bohdi.domains import PLACES, TAUGHT, read
-from demo.bohdi.loop import run, training_set
+from demo.bohdi.loop import lessons_of, run
 from demo.bohdi.policies import Plan, settings_of
 from demo.bohdi.pupil import Pupil
 from demo.bohdi.roster import PUPIL, SCHOOLING, SOURCES
@@ -25,7 +25,7 @@ from offline.bohdi.events import Contested, TargetChanged
 from offline.bohdi.log import EpisodeLog
 
 pytestmark = pytest.mark.fleet
-SHORT = Plan(rounds=2, paths=24, draw=24, steps=2, batch=8, held_out=2)
+SHORT = Plan(rounds=2, paths=24, draw=24, steps=2, batch=8, held_out=2, glance=2)
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +41,25 @@ def service(beginner: Served) -> Iterator[Service]:
 
 @pytest.mark.slow
 def test_rounds_and_trainings_follow_each_other_over_http(service: Service, beginner: Served, tmp_path: Path) -> None:
-    encoder, told = load_encoder("static"), list[int]()
+    encoder, told, before = load_encoder("static"), list[int](), dict.fromkeys(TAUGHT, 0.0)
     made = asyncio.run(
-        run("ours", SHORT, 1, service, beginner, encoder, tmp_path, lambda seen: told.append(seen.number))
+        run(
+            "ours",
+            SHORT,
+            1,
+            service,
+            beginner,
+            encoder,
+            tmp_path,
+            dict.fromkeys(TAUGHT, 0.0),
+            lambda seen: told.append(seen.number),
+        )
     )
     assert told == [1, 2]
     with EpisodeLog(tmp_path / "ours-1.db") as log:
         log.verify()
         events = [event for _, event in log.events()]
-        taught = training_set(log, settings_of("ours", SHORT, 1), SHORT, 1, 3)
+        taught = lessons_of(log, settings_of("ours", SHORT, 1), SHORT, 1, 3)
     contests = [event for event in events if isinstance(event, Contested)]
     assert [event.version for event in events if isinstance(event, TargetChanged)] == [f"{PUPIL}@1", f"{PUPIL}@2"]
     assert {event.target_version for event in contests} == {"1", f"{PUPIL}@1"}
@@ -58,9 +68,10 @@ def test_rounds_and_trainings_follow_each_other_over_http(service: Service, begi
     for event in decided:
         right = any(reply.correct for reply in event.replies[1:])
         assert event.reward == float(right and not event.replies[0].correct)
-    asked = [read(example.question) for example in taught.examples]
-    assert asked and all(one is not None and one.split == "train" for one in asked)
-    assert all(one.answer == example.answer for one, example in zip(asked, taught.examples, strict=True) if one)
+    asked = [read(example.question) for example in taught]
+    assert asked
+    assert all(one is not None and one.split == "train" for one in asked)
+    assert all(one.answer == example.answer for one, example in zip(asked, taught, strict=True) if one)
     assert set(made.after) == set(TAUGHT)
     assert set(made.rounds[0].found.asked) <= set(PLACES)
 
@@ -70,10 +81,10 @@ def test_policies_with_one_seed_meet_the_same_sources(service: Service, beginner
     encoder = load_encoder("static")
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-    one = Plan(rounds=1, paths=12, draw=12, steps=1, batch=4, held_out=1)
-    asyncio.run(run("uniform", one, 7, service, beginner, encoder, tmp_path / "first", lambda _: None))
+    one = Plan(rounds=1, paths=12, draw=12, steps=1, batch=4, held_out=1, glance=1)
+    asyncio.run(run("uniform", one, 7, service, beginner, encoder, tmp_path / "first", {}, lambda _: None))
     replayed = service.server.replayed
-    asyncio.run(run("uniform", one, 7, service, beginner, encoder, tmp_path / "second", lambda _: None))
+    asyncio.run(run("uniform", one, 7, service, beginner, encoder, tmp_path / "second", {}, lambda _: None))
     assert service.server.replayed - replayed > 12 * len(SOURCES)
     questions = []
     for name in ("first", "second"):
