@@ -70,10 +70,12 @@ def walk_step(
     draws = rng.beta(a, b)
     if settings.learning_progress:
         draws = draws + settings.learning_progress * _progress(children, mean, settings.kappa)
-    if settings.traffic and tree.root.traffic:
-        draws = draws * _importance([child.traffic for child in children], node, may_sprout, settings.traffic)
     if may_sprout:
         draws = np.append(draws, _sprout_draw(node, mean, rng, settings))
+    if settings.traffic and tree.root.traffic:
+        # Queries that are near the node and near none of its children call for a new one.
+        queries = [child.traffic for child in children] + [node.unmatched] * may_sprout
+        draws = draws * _importance(queries, node, settings.traffic)
     best = one_of_the_best(draws, settings.breadth, rng)
     return children[best].id if best < len(children) else SPROUT
 
@@ -204,10 +206,10 @@ def _progress(children: Sequence[Node], mean: float, kappa: float) -> F64:
     return np.where(asked, np.abs(now - before), 0.0)
 
 
-def _importance(queries: Sequence[float], node: Node, may_sprout: bool, weight: float) -> F64:
-    """Factors of mean 1 that grow with the users' queries in a child."""
+def _importance(queries: Sequence[float], node: Node, weight: float) -> F64:
+    """Factors of mean 1, if each query is one of these arms', that grow with the users' queries of an arm."""
     shares = np.array(queries) / max(node.traffic, 1e-9)
-    return 1.0 - weight + weight * shares * (len(queries) + may_sprout)
+    return 1.0 - weight + weight * shares * len(queries)
 
 
 def _dead_end(tree: Tree, node: Node) -> str:
