@@ -35,12 +35,14 @@ class Lineup:
     ----------
     arms: the pool's arms.
     unseen: ids of the arms that the router has never seen.
+    reads_features: whether the router has learned from feature blocks; else it is given none.
     """
 
     def __init__(self, router: Router, arms: tuple[Arm, ...], prior: Router) -> None:
         """`prior` predicts for every arm of the pool (`routers.prior.prior_router`)."""
         self.router = router
         self.arms = arms
+        self.reads_features = router.meta().get("feature_set") is not None
         self.cost_scale = router.cost_scale if np.any(np.isfinite(_typical(router).cost_usd)) else prior.cost_scale
         ids = tuple(arm.id for arm in arms)
         self.unseen = tuple(arm for arm in ids if arm not in set(router.arms))

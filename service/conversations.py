@@ -36,9 +36,12 @@ def conversation_of(request: ModelRequest, exchange: Exchange) -> Conversation:
         return Conversation(f"session {session}", named=True)
     if not isinstance(request, ChatRequest):
         return Conversation(None)
-    messages = request.messages
-    first = next((at for at, message in enumerate(messages) if message.get("role") == "user"), len(messages))
-    digest = hashlib.blake2b(msgspec.json.encode(messages[: first + 1]), digest_size=12)
+    beginning = []
+    for message in request.messages:
+        beginning.append(message)
+        if message.get("role") == "user":
+            break
+    digest = hashlib.blake2b(msgspec.json.encode(beginning), digest_size=12)
     if exchange.key is not None and exchange.key.id is not None:
         digest.update(exchange.key.id.encode())
     return Conversation(digest.hexdigest())

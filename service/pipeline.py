@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from encoders.features import query_features
+from encoders.features import Features, query_features
 from encoders.protocol import Vectors
 from registry.arms import Arm, Endpoint
 from registry.config import RouteConfig
@@ -151,7 +151,6 @@ async def route(
     allowed, eliminated, vector, hits = await candidates(
         gateway, serving, route_config, request, key, options, exchange
     )
-    features = query_features(exchange.query_text or "", request.shape(), exchange.workload())
     learned_as_asked(gateway, serving, options)
     affinity = route_config.affinity if options.affinity is None else options.affinity
     turn = remembered(gateway, target, request, conversation, options, exchange) if affinity else None
@@ -161,6 +160,7 @@ async def route(
         follows=turn is not None and request.follows_up(), stream=request.stream,
     )  # fmt: skip
     draw = random.random()
+    features: Features | None = None
 
     def decided_by(version: Serving, prediction: Prediction) -> tuple[Choice, float | None]:
         if target.threshold is not None:
@@ -168,6 +168,9 @@ async def route(
         return weighed.choose(version, prediction, allowed, draw), None
 
     def predicted_by(version: Serving) -> Prediction:
+        nonlocal features
+        if features is None and version.lineup.reads_features:
+            features = query_features(exchange.query_text or "", request.shape(), exchange.workload())
         return version.lineup.predict(vector, features, exchange.query_text)
 
     serving, prediction = predicted(serving, champion, predicted_by)

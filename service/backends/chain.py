@@ -113,7 +113,7 @@ class Backends:
     def _pool(self, endpoint: Endpoint) -> ConnectionPool:
         upstream = endpoint.upstream
         pool = self._pools.get(upstream.name)
-        if pool is None or pool.upstream != upstream:
+        if pool is None or (pool.upstream is not upstream and pool.upstream != upstream):
             if pool is not None:
                 pool.retire()
             pool = self._pools[upstream.name] = ConnectionPool(upstream, asyncio.get_running_loop())

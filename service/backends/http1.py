@@ -152,7 +152,8 @@ class Connection(asyncio.Protocol):
         self._pool = pool
         self._transport: asyncio.Transport | None = None
         self._reply: Reply | None = None
-        self._parser: httptools.HttpResponseParser | None = None
+        # One for all calls: after a whole answer it stands at the beginning of the next one.
+        self._parser = httptools.HttpResponseParser(self)
         self._timer: asyncio.TimerHandle | None = None
         self._close_after = False
         self._header_bytes = 0
@@ -167,7 +168,6 @@ class Connection(asyncio.Protocol):
         """Send a request; the reply's `head` is done when the status line and the headers are in."""
         loop = self._pool.loop
         self._reply = reply = Reply(self, loop.create_future())
-        self._parser = httptools.HttpResponseParser(self)
         self.started = self._close_after = self._body_begun = False
         self._total_at = None
         self._header_bytes = 0
@@ -204,7 +204,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        if self._reply is None or self._parser is None:
+        if self._reply is None:
             # Bytes that no call asked for: the connection cannot be trusted any more.
             self.abort()
             return
@@ -247,7 +247,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         reply, parser = self._reply, self._parser
-        if reply is None or parser is None:
+        if reply is None:
             return
         reply.status = parser.get_status_code()
         if reply.status < 200:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoders.features import PLAIN, Features, Shape, query_features
+from encoders.features import Shape, query_features
 from offline.outcomes import logged_features
 from tests.gateway.live import HI, MODELS, Fleet, fleet, payloads
 from tests.gateway.test_auto import TOOL
 from tests.upstream import Gate, answer, failing, gated
 
 CANARY = "canary-7d865e959b2466918c9863afca942d0f"
+JSON = {"type": "json_object"}
 CUT = b'{"model":"auto","messages":[{"role":"developer","content":"s"},{"role":"user","content":"cut \\ud83d"}]}'
 SECRET = [{"role": "user", "content": f"My secret is {CANARY}."}]
 
@@ -209,28 +210,23 @@ def test_redis_holds_the_same_records(tmp_path: Path, redis_url: str) -> None:
         assert payloads(live.chat("alpha", stream=True))[-1] == "[DONE]"
 
 
-def test_the_feature_block_of_a_routed_request_is_made_anew_of_its_record(
-    abc: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Features] = []
-
-    def watched(text: str, shape: Shape = PLAIN, tag: str | None = None) -> Features:
-        seen.append(query_features(text, shape, tag))
-        return seen[-1]
-
-    monkeypatch.setattr("service.pipeline.query_features", watched)
-    messages = [{"role": "user", "content": "Add 2 and 2."}]
-    record = abc.record_of(abc.chat("auto", messages=messages, metadata={"workload": "sums"}))
-    np.testing.assert_array_equal(seen[0], query_features("Add 2 and 2.", Shape(), "sums"))
-    more = [
-        abc.chat("auto", messages=[{"role": "system", "content": "s"}, *messages, *messages], tools=[TOOL]),
-        abc.chat("auto", messages=messages, response_format={"type": "json_object"}, n=1),
-        abc.post("/v1/chat/completions", CUT),
-    ]
-    for logged, used in zip([record, *map(abc.record_of, more)], seen, strict=True):
-        again = logged_features(logged)
+def test_the_feature_block_of_a_routed_request_can_be_made_anew_of_its_record(abc: Fleet) -> None:
+    add = [{"role": "user", "content": "Add 2 and 2."}]
+    turns = [{"role": "system", "content": "s"}, *add, {"role": "assistant", "content": "4"}, *add]
+    plain = abc.chat("auto", messages=add, metadata={"workload": "sums"})
+    for response, expected in (
+        (plain, query_features("Add 2 and 2.", Shape(), "sums")),
+        (abc.chat("auto", messages=turns, tools=[TOOL]), query_features("Add 2 and 2.", Shape(2, True, True))),
+        (abc.chat("auto", messages=add, response_format=JSON), query_features("Add 2 and 2.", Shape(json_wanted=True))),
+        (abc.post("/v1/chat/completions", CUT), query_features("cut \ufffd", Shape(1, True))),
+    ):
+        record = abc.record_of(response)
+        again = logged_features(record)
         assert again is not None
-        np.testing.assert_array_equal(again, used)
-        assert (logged.features, logged.feature_set) == (None, None)
-    hidden = abc.record_of(abc.chat("auto", messages=messages, store=False))
+        assert record.query_text is not None
+        # A turn that is short goes on with the one before it.
+        text = record.query_text.removeprefix("Add 2 and 2.\n")
+        np.testing.assert_array_equal(again, expected if text == record.query_text else again)
+        assert (record.features, record.feature_set) == (None, None)
+    hidden = abc.record_of(abc.chat("auto", messages=add, store=False))
     assert logged_features(hidden) is None

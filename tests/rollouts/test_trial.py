@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
+from encoders.features import Shape, query_features
 from routers.lineup import Lineup
+from routers.protocol import Prediction
 from service.app import create_app
 from service.conversations import Conversation, conversation_of
 from service.exchange import Exchange
@@ -126,3 +129,31 @@ async def test_a_conversation_is_known_by_its_session_else_by_how_it_began(gatew
     named = {"metadata": {"session_id": "s"}}
     assert await known("first", **named) == await known("other", **named)
     assert await known("first", prompt_cache_key="s") == await known("first", **named)
+
+
+class Watching(Lineup):
+    """Notes the feature blocks that it is given."""
+
+    seen: list[Any]
+
+    def predict(self, vector: Any, features: Any = None, text: str | None = None) -> Prediction:
+        self.seen.append(features)
+        return super().predict(vector, features, text)
+
+
+def watching(gateway: Gateway, *, reads: bool) -> list[Any]:
+    lineup = object.__new__(Watching)
+    lineup.__dict__.update({**gateway.serving.lineup.__dict__, "reads_features": reads, "seen": []})
+    gateway._serving = replace(gateway.serving, lineup=lineup)
+    return lineup.seen
+
+
+async def test_only_a_router_that_learned_from_feature_blocks_is_given_one(gateway: Gateway) -> None:
+    assert not gateway.serving.lineup.reads_features
+    seen = watching(gateway, reads=False)
+    await routed(gateway, "hello")
+    assert seen == [None]
+    seen = watching(gateway, reads=True)
+    exchange, _ = await routed(gateway, "hello", "Add 2 and 2.", metadata={"workload": "sums"})
+    expected = query_features(exchange.query_text or "", Shape(turns=2), "sums")
+    np.testing.assert_array_equal(seen, [expected])

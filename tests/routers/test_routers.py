@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from encoders.features import FEATURE_SET, NAMES, TAG
 from registry.artifacts import ArtifactError, Artifacts
 from routers.catalogue import KIND, ROUTERS, load_router
 from routers.classic import knn
@@ -66,6 +67,19 @@ def test_what_is_stored_and_loaded_predicts_the_same(name: str, tmp_path: Path) 
     assert loaded.cost_scale == router.cost_scale
     assert equal(loaded.predict_batch(outcomes.vectors), router.predict_batch(outcomes.vectors))
     assert store.publish(KIND, name, loaded.arrays(), loaded.meta()).version == version
+
+
+@EVERY
+def test_a_router_whose_meta_names_no_feature_set_reads_no_feature_blocks(name: str) -> None:
+    bare = world()
+    blocks = np.random.default_rng(5).uniform(size=(len(bare.query_ids), len(NAMES))).astype(np.float32)
+    blocks[:, TAG] = 0.0
+    for outcomes in (bare, replace(bare, features=blocks, feature_set=FEATURE_SET)):
+        router = ROUTERS[name].fit(outcomes)
+        if router.meta().get("feature_set") is None:
+            assert equal(router.predict_batch(bare.vectors, blocks), router.predict_batch(bare.vectors))
+        else:
+            assert outcomes.features is not None
 
 
 @MASKED
