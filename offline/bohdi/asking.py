@@ -23,8 +23,12 @@ OVER_BUDGET: Final = "over the budget"
 DOWN: Final = "down in this round"
 _SILENT: Final = 3
 """So many calls of one batch that all failed, and the model is not asked again in this round."""
-_OWN_FAULT: Final = frozenset({REFUSED, "no text in the answer"})
-"""Failures of a model that is up."""
+_OWN_FAULT: Final = frozenset({REFUSED, "no text in the answer", "HTTP 400", "HTTP 413", "HTTP 422"})
+"""Failures of a model that is up: they are about what it was asked."""
+
+
+class NobodyAnswers(ValueError):
+    """All models that were asked are away. The message says what to do; nothing was decided on their silence."""
 
 
 class Asker:
@@ -49,16 +53,20 @@ class Asker:
         self._fan_out = fan_out
         self._kept = dict(log.replies(prefix))
         self._down: set[str] = set()
+        self._away: dict[str, StoredReply] = {}
 
     def up(self, arm: str) -> bool:
         """Whether the model still answers in this round."""
         return arm not in self._down
 
-    async def ask(self, calls: Sequence[Call]) -> list[StoredReply]:
+    async def ask(self, calls: Sequence[Call], *, others: bool = False) -> list[StoredReply]:
         """The replies to the calls, in their order. What the budget does not allow fails with `OVER_BUDGET`.
+
+        `others`: there are more models that could be asked instead.
 
         Raises
         ------
+        NobodyAnswers: every model of the batch is away, and there are no others.
         EpisodeLogError: a reply cannot be kept; the batch is broken off.
         """
         found = {call.key: StoredReply(failure=DOWN, cost_usd=0.0) for call in calls if not self.up(call.arm)}
@@ -71,7 +79,7 @@ class Asker:
                 break
             admitted, waiting = waiting[: len(held)], waiting[len(held) :]
             found |= await self._replies(admitted, held)
-        self._notice_who_is_down(calls, found)
+        await self._notice_who_is_down(calls, found, others)
         return [found[call.key] for call in calls]
 
     def _admit(self, waiting: Sequence[Call]) -> list[Most]:
@@ -97,16 +105,35 @@ class Asker:
         return found
 
     async def _keep(self, call: Call, reply: StoredReply) -> None:
-        # Durable writes wait for the disk; the other calls need not.
-        await asyncio.to_thread(self._log.keep_reply, call.key, reply)
         self._kept[call.key] = reply
+        if _is_away(reply):
+            # Kept when it is clear that not everybody is away: silence of all says nothing, and is asked again.
+            self._away[call.key] = reply
+        else:
+            # Durable writes wait for the disk; the other calls need not.
+            await asyncio.to_thread(self._log.keep_reply, call.key, reply)
 
-    def _notice_who_is_down(self, calls: Sequence[Call], found: dict[str, StoredReply]) -> None:
-        for arm in {call.arm for call in calls if self.up(call.arm)}:
-            replies = [found[call.key] for call in calls if call.arm == arm]
-            made = [reply for reply in replies if reply.failure != OVER_BUDGET]
-            if len(made) >= _SILENT and all(reply.text is None and reply.failure not in _OWN_FAULT for reply in made):
+    async def _notice_who_is_down(self, calls: Sequence[Call], found: dict[str, StoredReply], others: bool) -> None:
+        made = [call for call in calls if self.up(call.arm) and found[call.key].failure != OVER_BUDGET]
+        away = [call for call in made if _is_away(found[call.key])]
+        silent = {call.key for call in away}
+        if len(away) == len(made) >= _SILENT and not others:
+            names = ", ".join(sorted({call.arm for call in away}))
+            raise NobodyAnswers(
+                f"no answer from {names} ({found[away[0].key].failure}): see that they are up and their keys are right, "
+                "and run the round again; it goes on where it is"
+            )
+        for key, reply in self._away.items():
+            await asyncio.to_thread(self._log.keep_reply, key, reply)
+        self._away.clear()
+        for arm in {call.arm for call in away}:
+            asked = [call for call in made if call.arm == arm]
+            if len(asked) >= _SILENT and all(call.key in silent for call in asked):
                 self._down.add(arm)
+
+
+def _is_away(reply: StoredReply) -> bool:
+    return reply.text is None and reply.failure not in _OWN_FAULT
 
 
 def _used(reply: StoredReply) -> tuple[int | None, float | None]:

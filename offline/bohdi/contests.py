@@ -122,7 +122,8 @@ class Contests:
                 ask_call(place, attempt, author, self._prompts, self._settings.temperatures, self._journal.began.seed)
                 for place in waiting
             ]
-            for place, reply in zip(waiting, await asker.ask(calls), strict=True):
+            others = sum(asker.up(source) for source in self._settings.sources) > 1
+            for place, reply in zip(waiting, await asker.ask(calls, others=others), strict=True):
                 bills[place.step].append(reply)
                 try:
                     question = question_in(reply, asked)

@@ -121,6 +121,7 @@ async def meditate(
     ------
     ValueError: the log is another tree's, a model is not in the pool, a price is missing, or nobody may judge.
     PromptsUnreadable, FanOutUnavailable: as it says.
+    NobodyAnswers (a ValueError): all models are away; the round can be gone on with later.
     RoundDiverged: the round that was stopped cannot go on with these settings.
     EpisodeLogError: the log cannot be written.
     """

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from offline.bohdi.asking import NobodyAnswers
 from offline.bohdi.audit import audit_judges
 from offline.bohdi.events import (
     AnyEvent,
@@ -165,6 +166,29 @@ async def test_a_target_that_does_not_answer_has_not_lost(upstream: ScriptedUpst
     assert report.reasons == {"the target did not answer": 6}
     assert tree.root.n == 0
     assert report.mean_reward is None
+
+
+async def test_when_nobody_answers_the_round_waits_and_goes_on_later(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    world = world_of(upstream, tmp_path, **dict.fromkeys(("alpha", "beta", "gamma"), DOWN))
+    with world.log() as log:
+        with pytest.raises(
+            NobodyAnswers, match=r"no answer from alpha, beta, gamma \(HTTP 503\): see that they are up"
+        ):
+            await world.meditate(log)
+        assert log.tree().root.failed_sprouts == 0
+        assert list(log.replies()) == []
+        for name in ("alpha", "beta", "gamma"):
+            upstream.for_model(name, Speaker(open_questions=True))
+        upstream.for_model("judge", failing(401, "bad key"))
+        with pytest.raises(NobodyAnswers, match=r"no answer from judge \(HTTP 401\)"):
+            await world.meditate(log)
+        upstream.for_model("judge", Speaker())
+        answered = world.asked()["pupil", "answer"]
+        report = await world.meditate(log)
+    assert (report.went_on, report.contests, report.failures) == (True, 6, {})
+    assert world.asked()["pupil", "answer"] == answered == 6, "answers were kept while the judge was away"
 
 
 async def test_refusals_loops_and_broken_answers_take_no_part(upstream: ScriptedUpstream, tmp_path: Path) -> None:
