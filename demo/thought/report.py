@@ -17,6 +17,7 @@ from offline.routing.metrics import Interval
 
 ALL, CODES = "all", "all codes"
 HARM = "sorting"
+LABELS = {"codes it does not know": "new codes", "codes it knows": "known codes"}
 EXAMPLES = 3
 
 
@@ -61,16 +62,20 @@ def difference(scores: F64, others: F64) -> Interval:
 
 def table(findings: Findings) -> Table:
     """One line for each kind of question and way of asking."""
-    made = Table(title=f"{len(findings.questions):,} held-out questions, each asked in every way")
+    made = Table(
+        title=f"{len(findings.questions):,} held-out questions, each asked in every way", box=None, header_style="bold"
+    )
     for heading in ("questions", "templates"):
         made.add_column(heading, no_wrap=True)
-    for heading in ("n", "right %", "minus without (95 %)", "shown %", "USD/1k"):
+    for heading in ("right", "minus without (95 %)", "shown", "USD/1k"):
         made.add_column(heading, justify="right", no_wrap=True)
     for line in lines(findings):
+        asked = f"{line.questions} {LABELS.get(line.kind, line.kind)}" if line.way == WAYS[0] else ""
         made.add_row(
-            line.kind, line.way, str(line.questions), f"{100 * line.accuracy:.1f}", points(line.minus),
-            f"{100 * line.shown:.0f}", f"{line.usd_per_1k:.4f}", end_section=line.way == WAYS[-1],
+            asked, line.way, f"{100 * line.accuracy:.1f}", points(line.minus), f"{100 * line.shown:.0f}",
+            f"{line.usd_per_1k:.4f}", end_section=line.way == WAYS[-1],
         )  # fmt: skip
+    made.caption = "right, shown and differences in percent; the follower does not know the new codes"
     return made
 
 
