@@ -52,6 +52,7 @@ TEMPLATES_A_TENANT = 10
 NOTES = {
     "units": "times in ms or us by the wall clock, or of the thread's CPU where `cpu` is in the name; shares in [0, 1]",
     "disturbed_share": "of the calls that the kernel interrupted for another program; the round with the fewest counts",
+    "waited_share": "of the calls that waited by themselves: for a record that had to be read from the disk",
     "p99_undisturbed": "99th percentile of the calls that were not interrupted",
     "recall_calibrated": "on rows of the index, each without itself; recall_at_10: of real questions not in it",
 }

@@ -1,7 +1,8 @@
 """What a request pays: retrieve twenty, rank them again by worth, read the best three and put them into the prompt.
 
 Where other programs want the core too, a call is now and then put aside for milliseconds. So each call is also timed by
-the CPU that it took, and the kernel is asked whether it was put aside (`disturbed_share`, `p99_undisturbed_wall_ms`).
+the CPU that it took, and the kernel is asked whether it was put aside (`disturbed_share`, `p99_undisturbed_wall_ms`) or
+waited by itself (`waited_share`), as it does for records that the memory of the machine had no room to keep.
 """
 
 from __future__ import annotations
@@ -53,24 +54,27 @@ def request(index: TemplateIndex, vector: Vectors, text: str, tenant: str | None
 def timed(calls: Sequence[Callable[[], object]], warm: int = 100) -> Row:
     """Wall-clock and CPU time of each call once, in milliseconds: median and 99th percentile.
 
-    `disturbed_share` of them were interrupted for another program; the percentile of the rest stands beside.
+    `disturbed_share` of them were interrupted for another program, and the percentile of the rest stands beside;
+    `waited_share` waited, for the disk.
     """
     for call in calls[:warm]:
         call()
-    wall, cpu, disturbed = np.empty(len(calls)), np.empty(len(calls)), np.zeros(len(calls), dtype=np.bool_)
+    wall, cpu = np.empty(len(calls)), np.empty(len(calls))
+    disturbed, waited = np.zeros(len(calls), dtype=np.bool_), np.zeros(len(calls), dtype=np.bool_)
     for i, call in enumerate(calls):
-        put_aside = resource.getrusage(_WHOSE).ru_nivcsw
+        before = resource.getrusage(_WHOSE)
         cpu_start, start = time.thread_time_ns(), time.perf_counter_ns()
         call()
         wall[i], cpu[i] = time.perf_counter_ns() - start, time.thread_time_ns() - cpu_start
-        disturbed[i] = resource.getrusage(_WHOSE).ru_nivcsw > put_aside
+        after = resource.getrusage(_WHOSE)
+        disturbed[i], waited[i] = after.ru_nivcsw > before.ru_nivcsw, after.ru_nvcsw > before.ru_nvcsw
     row = {
         f"{name}_{kind}_ms": float(np.percentile(taken, share)) / 1e6
         for kind, taken in (("wall", wall), ("cpu", cpu))
         for name, share in (("p50", 50), ("p99", 99))
     }
     row |= {"mean_wall_ms": float(wall.mean()) / 1e6, "mean_cpu_ms": float(cpu.mean()) / 1e6}
-    row["disturbed_share"] = float(disturbed.mean())
+    row |= {"disturbed_share": float(disturbed.mean()), "waited_share": float(waited.mean())}
     if not disturbed.all():
         row["p99_undisturbed_wall_ms"] = float(np.percentile(wall[~disturbed], 99)) / 1e6
     return row
