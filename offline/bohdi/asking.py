@@ -14,6 +14,7 @@ from typing import Final
 
 from offline.bohdi.budget import Budget, Most, most_of
 from offline.bohdi.calls import Call
+from offline.bohdi.errors import EpisodeLogError
 from offline.bohdi.fan_out import FanOut
 from offline.bohdi.log import EpisodeLog, StoredReply
 from offline.chat_call import REFUSED
@@ -95,7 +96,13 @@ class Asker:
     async def _replies(self, calls: Sequence[Call], held: Sequence[Most]) -> dict[str, StoredReply]:
         missing = {call.key: call for call in calls if call.key not in self._kept}
         self.asked.update(call.arm for call in missing.values())
-        await self._fan_out.run(list(missing.values()), self._keep)
+        try:
+            await self._fan_out.run(list(missing.values()), self._keep)
+        except ExceptionGroup as group:
+            faults, others = group.split(EpisodeLogError)
+            if faults is None or others is not None:
+                raise
+            raise faults.exceptions[0] from group
         found = {}
         for call, most in zip(calls, held, strict=True):
             reply = found[call.key] = self._kept[call.key]
@@ -118,10 +125,10 @@ class Asker:
         away = [call for call in made if _is_away(found[call.key])]
         silent = {call.key for call in away}
         if len(away) == len(made) >= _SILENT and not others:
-            names = ", ".join(sorted({call.arm for call in away}))
+            names, why = ", ".join(sorted({call.arm for call in away})), found[away[0].key].failure
             raise NobodyAnswers(
-                f"no answer from {names} ({found[away[0].key].failure}): see that they are up and their keys are right, "
-                "and run the round again; it goes on where it is"
+                f"no answer from {names} ({why}): see that they are up and their keys are right, and run the round "
+                "again; it goes on where it is"
             )
         for key, reply in self._away.items():
             await asyncio.to_thread(self._log.keep_reply, key, reply)

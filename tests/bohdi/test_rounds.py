@@ -10,6 +10,7 @@ import pytest
 
 from offline.bohdi.asking import NobodyAnswers
 from offline.bohdi.audit import audit_judges
+from offline.bohdi.errors import EpisodeLogError
 from offline.bohdi.events import (
     AnyEvent,
     Contested,
@@ -189,6 +190,19 @@ async def test_when_nobody_answers_the_round_waits_and_goes_on_later(
         report = await world.meditate(log)
     assert (report.went_on, report.contests, report.failures) == (True, 6, {})
     assert world.asked()["pupil", "answer"] == answered == 6, "answers were kept while the judge was away"
+
+
+async def test_a_log_that_cannot_be_written_is_said_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(step: str, reply: object) -> None:
+        raise EpisodeLogError("the disk is full")
+
+    with world.log() as log:
+        plant(log, world.settings)
+        monkeypatch.setattr(log, "keep_reply", full)
+        with pytest.raises(EpisodeLogError, match="the disk is full"):
+            await world.meditate(log)
+        monkeypatch.undo()
+        assert (await world.meditate(log)).contests == 6
 
 
 async def test_refusals_loops_and_broken_answers_take_no_part(upstream: ScriptedUpstream, tmp_path: Path) -> None:
