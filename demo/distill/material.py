@@ -44,14 +44,12 @@ class Material:
 
 
 def make(folder: Path, per_family: int, few_share: float, held_out: int) -> Material:
-    """Ask every source all training questions, curate what is right, and keep the fleet's test questions for judging."""
+    """Ask every source all training questions, curate what is right, and hold out the fleet's test questions."""
     folder.mkdir(parents=True, exist_ok=True)
     useless = train_useless(folder / USELESS)
     asked = [one for family in FAMILIES for one in drawn(family, "train", per_family)]
     answers, right = _answers(asked, {**{name: MODELS_DIR / name for name in SPECIALISTS.values()}, USELESS: useless})
-    wanted = Curation(
-        setting="performance", top=1, licences={name: ("own",) for name in (*SPECIALISTS.values(), USELESS)}
-    )
+    wanted = Curation(setting="performance", top=1, licences=dict.fromkeys((*SPECIALISTS.values(), USELESS), ("own",)))
     made = curate(answers, wanted).conversations
     few = [one for one in made if Random(one.id).random() < few_share]
     write_conversations(folder / "train.jsonl", made)

@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from offline.distill.prepare import Prepared, Said, data_files, weigh
+from offline.distill.prepare import Prepared, Said, data_files
 from offline.distill.recipe import Method, Recipe, RecipeError
 from offline.distill.selection import Selection
 from offline.distill.teachers import loaded_model
 from offline.distill.training import Progress, Trained, train
+from offline.distill.weighing import weigh
 
 FUSED = "fused"
 WEIGHTS = "weights"
@@ -45,7 +46,7 @@ def fuse(
     RecipeError: the target's folder cannot be loaded. TrainingStopped, CheckpointError: see `training.train`.
     """
     method = method or recipe.selection.method
-    selection, weights = weigh(prepared, recipe, method)
+    selection, weights = weigh(prepared, recipe, method, say=say)
     taught = callable(weights) or weights.shape[1] > 0
     settings = recipe.training if taught else msgspec.structs.replace(recipe.training, mix=0.0)
     folder = recipe.output / name

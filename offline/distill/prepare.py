@@ -12,22 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from offline.distill.alignment import align
-from offline.distill.recipe import Method, Recipe, RecipeError, TeacherRecipe
-from offline.distill.samples import Conversation, DataError, Sample, domains, read_conversations
-from offline.distill.selection import (
-    Likelihoods,
-    Selection,
-    average_cross_entropy,
-    bits_per_byte,
-    min_cross_entropy,
-    published_gate,
-    select,
-    uniform,
-)
+from offline.distill.recipe import Recipe, RecipeError, TeacherRecipe
+from offline.distill.samples import Conversation, DataError, Sample, read_conversations
 from offline.distill.signal_store import SignalStore, score_all
 from offline.distill.teachers import ChatFormat, LocalTeacher, Teacher, TeacherError, VllmTeacher, text_hash
 from offline.distill.token_bytes import TokenizedText
-from offline.distill.training import SourceWeights
 from offline.distill.vocabulary import map_vocabulary
 
 Said = Callable[[str], None]
@@ -42,7 +31,8 @@ class Prepared:
     """What is trained and what it is judged by.
 
     `samples` with the signals of `teachers`, in this order; `holdout` is never trained on. `bytes_of` int64 [R] of each
-    sample's reply tokens. `left_out`: how many conversations were left out, by reason; `unscored`: by teacher.
+    sample's reply tokens; `texts`: its last user message. `left_out`: how many conversations were left out, by reason;
+    `unscored`: by teacher.
     """
 
     format: ChatFormat
@@ -50,6 +40,7 @@ class Prepared:
     holdout: list[Conversation]
     teachers: tuple[str, ...]
     bytes_of: list[np.ndarray]
+    texts: list[str]
     left_out: Counter[str] = field(default_factory=Counter)
     unscored: dict[str, Counter[str]] = field(default_factory=dict)
     bytes_per_token: dict[str, float] = field(default_factory=dict)
@@ -73,7 +64,7 @@ def prepare(recipe: Recipe, say: Said = lambda line: None) -> Prepared:
     samples = [sample for _, sample, _ in made]
     prepared = Prepared(
         chat, samples, holdout, (), [np.diff(reply.byte_spans, axis=1)[:, 0].astype(np.int64) for *_, reply in made],
-        left_out,
+        [str(conversation.messages[-2].get("content")) for conversation, *_ in made], left_out,
     )  # fmt: skip
     for stated in recipe.teachers:
         if stated.kind != "text":
@@ -156,59 +147,6 @@ def _with_teacher(prepared: Prepared, recipe: Recipe, stated: TeacherRecipe, mad
         unscored=prepared.unscored | {stated.name: Counter(str(error).split(";")[0] for error in failed.values())},
         bytes_per_token=prepared.bytes_per_token | {stated.name: store.bytes_per_token()},
     )  # fmt: skip
-
-
-def likelihoods(prepared: Prepared) -> Likelihoods:
-    """What the sources say of all reply tokens, sample after sample; domains are the clusters."""
-    place = {name: index for index, name in enumerate(domains(prepared.samples))}
-    gold, cluster = [], []
-    for sample in prepared.samples:
-        columns = [np.full(len(sample.reply), np.nan) if rows is None else rows.gold_logprob for rows in sample.signals]
-        gold.append(np.stack(columns, axis=1).astype(np.float64))
-        cluster.append(np.full(len(sample.reply), place[sample.domain]))
-    stacked = np.concatenate(gold)
-    return Likelihoods(stacked, np.isfinite(stacked), np.concatenate(cluster).astype(np.int64))
-
-
-def weigh(
-    prepared: Prepared, recipe: Recipe, method: Method, before: Selection | None = None
-) -> tuple[Selection | None, SourceWeights]:
-    """The weights of the sources: in each domain, and for each sample [D, K].
-
-    FuseLLM's rules and the released code's go by document and have no weights of a domain: None.
-
-    Raises
-    ------
-    ValueError: `gate` is learned by `offline.distill.gate`, not here.
-    """
-    names, found = prepared.teachers, domains(prepared.samples)
-    if method == "none" or not names:
-        return None, np.zeros((len(prepared.samples), 0))
-    if method in ("min_ce", "avg_ce"):
-        losses = document_losses(prepared)
-        return None, min_cross_entropy(losses) if method == "min_ce" else average_cross_entropy(losses)
-    if method == "published":
-        losses = np.nan_to_num(document_losses(prepared), nan=1e3)
-        return None, lambda step: published_gate(losses, np.random.default_rng([recipe.training.seed, step]))
-    if method == "uniform":
-        made = uniform(names, len(found))
-    else:
-        made = select(
-            names, likelihoods(prepared), clusters=len(found), threshold=recipe.selection.threshold,
-            top=recipe.selection.top, before=before,
-        )  # fmt: skip
-    place = {name: index for index, name in enumerate(found)}
-    return made, np.stack([made.weights[place[sample.domain]] for sample in prepared.samples])
-
-
-def document_losses(prepared: Prepared) -> np.ndarray:
-    """[D, K] bits per byte of each reply under each source; NaN where it was not scored."""
-    made = []
-    for sample, sizes in zip(prepared.samples, prepared.bytes_of, strict=True):
-        columns = [np.full(len(sample.reply), np.nan) if rows is None else rows.gold_logprob for rows in sample.signals]
-        gold = np.stack(columns, axis=1).astype(np.float64)
-        made.append(bits_per_byte(gold, np.isfinite(gold), sizes))
-    return np.stack(made)
 
 
 def data_files(recipe: Recipe) -> list[Path]:

@@ -59,13 +59,16 @@ class DataRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class SelectionRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How sources are weighed in each domain; `threshold` relative to an even share, `top` sources at most."""
+    """How sources are weighed in each domain; `threshold` relative to an even share, `top` sources at most.
+
+    `keep`: tokens of a distribution that are kept. `encoder`: what a learned gate sees of a question.
+    """
 
     method: Method = "em"
     threshold: Annotated[float, msgspec.Meta(ge=0)] = 0.75
     top: Annotated[int, msgspec.Meta(ge=1)] | None = None
     keep: Annotated[int, msgspec.Meta(ge=1)] = 32
-    """Tokens of a distribution that are kept."""
+    encoder: str = "static"
 
 
 class LoraRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,9 +16,10 @@ pytest.importorskip("transformers")
 from demo.fleet.tasks import questions
 from offline.distill.evaluate import measure, reply_all
 from offline.distill.fuse import fuse, shares
-from offline.distill.prepare import prepare, weigh
+from offline.distill.prepare import prepare
 from offline.distill.recipe import Recipe, RecipeError, read_recipe
 from offline.distill.samples import read_conversations
+from offline.distill.weighing import weigh
 
 MODELS = Path(__file__).resolve().parents[2] / "demo" / "fleet" / "models"
 
@@ -73,6 +74,11 @@ def test_each_domain_is_taught_by_who_knows_it(tmp_path: Path) -> None:
     _, drawn = weigh(prepared, made, "published")
     assert callable(drawn)
     assert (drawn(0) != drawn(1)).any()
+    told: list[str] = []
+    _, learned = weigh(prepared, made, "gate", say=told.append)
+    assert isinstance(learned, np.ndarray)
+    assert "the learned gate is" in told[0]
+    np.testing.assert_allclose(learned.sum(axis=1), 1.0)
     held = {" ".join(str(m) for m in one.messages[:-1]) for one in prepared.holdout}
     assert held
     assert len(prepared.samples) + len(prepared.holdout) == 80
