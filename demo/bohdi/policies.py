@@ -45,7 +45,7 @@ def settings_of(policy: Policy, plan: Plan, seed: int) -> Settings:
     common = Settings(
         target=PUPIL, sources=tuple(SOURCES), levels=2, prompts="tiny", paths_per_round=plan.paths, rounds=plan.rounds,
         replay_share=plan.replay, seed=seed, concurrency=32, leaf_questions=4.0, widening=2.0,
-        most_children=max(len(DOMAINS), *(len(parts) for parts in DOMAINS.values())) + 2,
+        most_children=len(DOMAINS),
     )  # fmt: skip
     if policy == "uniform":
         return msgspec.structs.replace(common, rule="uniform", drift="none")

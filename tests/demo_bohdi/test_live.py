@@ -51,7 +51,7 @@ def test_rounds_and_trainings_follow_each_other_over_http(service: Service, begi
             beginner,
             encoder,
             tmp_path,
-            dict.fromkeys(TAUGHT, 0.0),
+            before,
             lambda seen: told.append(seen.number),
         )
     )
