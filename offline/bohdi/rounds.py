@@ -30,6 +30,7 @@ from offline.bohdi.events import Contested, Planted, RoundBegan, RoundEnded, Spr
 from offline.bohdi.fan_out import FanOut, Team, fan_out
 from offline.bohdi.introspection import due_resets
 from offline.bohdi.journal import Journal, RoundDiverged, begin_round, open_round
+from offline.bohdi.judging import may_judge
 from offline.bohdi.log import EpisodeLog
 from offline.bohdi.prompts import PromptSet, read_prompts
 from offline.bohdi.settings import Settings
@@ -170,16 +171,16 @@ def _models(settings: Settings) -> list[str]:
 
 
 def _check_judges(settings: Settings, arms: dict[str, Arm], prompts: PromptSet, checkers: Sequence[Checker]) -> None:
-    authors = {arms[name].model.name for name in (settings.target, *settings.sources)}
-    if arms[settings.target].model.name in {arms[name].model.name for name in settings.sources}:
-        raise UnknownModel(f"the target {settings.target} is one of the sources: it cannot be its own teacher")
-    able = {arms[name].model.name for name in settings.judges} - {arms[settings.target].model.name}
-    if able or len(authors) > 2 or checkers or not prompts.judges:
-        return
-    raise ValueError(
-        "nobody may judge: with one source both models take part in every contest; name `judges` that do not, or give "
-        "checkers"
-    )
+    model_of = {name: arm.model.name for name, arm in arms.items()}
+    target, sources = settings.target, settings.sources
+    if model_of[target] in {model_of[name] for name in sources}:
+        raise UnknownModel(f"the target {target} is one of the sources: it cannot be its own teacher")
+    judged = any(may_judge(settings.judges or sources, [target, source], model_of) for source in sources)
+    if not judged and prompts.judges and not checkers:
+        raise ValueError(
+            "nobody may judge: every judge takes part in every contest; name `judges` that are neither the target nor "
+            "the only source, or give checkers"
+        )
 
 
 def _begun(log: EpisodeLog, settings: Settings, prompts: PromptSet) -> tuple[Journal, bool]:

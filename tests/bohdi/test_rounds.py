@@ -328,6 +328,8 @@ async def test_what_cannot_be_run_is_said_before_anybody_is_asked(world: World, 
             await world.meditate(log, replace(world.settings, target="nobody"))
         with pytest.raises(ValueError, match="nobody may judge"):
             await world.meditate(log, replace(world.settings, sources=("alpha",), judges=()))
+        with pytest.raises(ValueError, match="nobody may judge"):
+            await world.meditate(log, replace(world.settings, sources=("alpha",), judges=("alpha", "pupil")))
         with pytest.raises(ValueError, match="no prompt set 'nothing'; built in are standard, tiny"):
             await world.meditate(log, replace(world.settings, prompts="nothing"))
         plant(log, world.settings)
