@@ -1,7 +1,8 @@
 """A training set as files, for the distillation half and for anybody's trainer.
 
     chat.jsonl            {"messages": [user, assistant]}: what OpenAI's fine-tuning and most trainers take as it is
-    provenance.jsonl      line for line: weight, origin, models, judges, versions, licences
+    conversations.jsonl   what `tokamak distill` reads: id, messages, domain, source, weight; without what is forbidden
+    provenance.jsonl      chat.jsonl line for line: weight, origin, models, judges, versions, licences
     train.parquet         both in one table
     preferences.jsonl     OpenAI's preference format: input, preferred_output, non_preferred_output
     preferences.parquet   prompt, chosen, rejected (the columns of TRL), models, weight
@@ -12,6 +13,7 @@ The folder appears whole or not at all, is named by the set's digest, and never 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +27,7 @@ from traffic.snapshot import new_folder
 LAYOUT: Final = 1
 MANIFEST: Final = "manifest.json"
 CHAT, PROVENANCE, TRAIN = "chat.jsonl", "provenance.jsonl", "train.parquet"
+CONVERSATIONS: Final = "conversations.jsonl"
 PREFERENCES, PREFERENCE_TABLE = "preferences.jsonl", "preferences.parquet"
 
 _TRAIN: Final[Columns] = {
@@ -69,6 +72,8 @@ def export(made: TrainingSet, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with new_folder(out) as partial:
         _lines(partial / CHAT, (_chat(example) for example in made.examples))
+        allowed = (example for example in made.examples if example.provenance.may_train is not False)
+        _lines(partial / CONVERSATIONS, (_conversation(example) for example in allowed))
         _lines(partial / PROVENANCE, ({"weight": e.weight} | _fields(e.provenance) for e in made.examples))
         _table(partial / TRAIN, _TRAIN, (_row(example) for example in made.examples))
         _lines(partial / PREFERENCES, (_preference(pair) for pair in made.pairs))
@@ -111,6 +116,12 @@ def sets_in(folder: Path) -> list[str]:
 def _chat(example: Example) -> dict[str, Any]:
     answer = {"role": "assistant", "content": example.answer}
     return {"messages": [{"role": "user", "content": example.question}, answer]}
+
+
+def _conversation(example: Example) -> dict[str, Any]:
+    digest = hashlib.sha256("\0".join((example.question, example.answer)).encode()).hexdigest()
+    facts = {"domain": example.provenance.path[0], "source": example.provenance.model, "weight": example.weight}
+    return {"id": digest[:16]} | _chat(example) | facts
 
 
 def _preference(pair: Pair) -> dict[str, Any]:

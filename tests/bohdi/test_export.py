@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from offline.bohdi.candidates import gather
@@ -12,6 +13,7 @@ from offline.bohdi.contamination import Benchmarks
 from offline.bohdi.draw import Wanted, draw
 from offline.bohdi.export import ExportError, export, read_examples, read_manifest, sets_in
 from offline.bohdi.training_set import TrainingSet
+from offline.distill.samples import read_conversations
 from tests.bohdi.grown import LARGE, LEAVES, TARGET, path_of, two_rounds
 
 
@@ -46,6 +48,18 @@ def test_the_files_say_what_the_set_says(tmp_path: Path) -> None:
         assert tuple(row["path"]) == example.provenance.path
         assert (row["model"], row["may_train"], row["licences"]) == (LARGE, True, ["apache-2.0"])
     assert any("自然科学" in row["path"] for row in rows)
+
+
+def test_the_distillation_reads_what_no_licence_forbids(tmp_path: Path) -> None:
+    whole = made()
+    read = read_conversations(export(whole, tmp_path) / "conversations.jsonl")
+    assert [one.reply for one in read] == [example.answer for example in whole.examples]
+    assert [one.weight for one in read] == [example.weight for example in whole.examples]
+    assert {one.domain for one in read} <= {names[0] for names in LEAVES}
+    first, *others = whole.examples
+    forbidden = msgspec.structs.replace(first, provenance=msgspec.structs.replace(first.provenance, may_train=False))
+    changed = msgspec.structs.replace(whole, examples=(forbidden, *others))
+    assert len(read_conversations(export(changed, tmp_path / "b") / "conversations.jsonl")) == len(others)
 
 
 def test_pairs_are_in_the_formats_of_openai_and_of_trl(tmp_path: Path) -> None:
