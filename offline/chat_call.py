@@ -128,7 +128,8 @@ def _read(response: httpx.Response, seconds: float) -> Completion | None:
         body = response.json()
         choice = body["choices"][0]
         message = choice["message"]
-        text = content_text(message.get("content"))
+        # Half of a surrogate pair, as a server that cuts an emoji in two sends it, cannot be stored.
+        text = content_text(message.get("content")).encode(errors="replace").decode()
         finish = choice.get("finish_reason")
         if finish == "content_filter" or message.get("refusal"):
             raise CallFailed(REFUSED, unpaid=False)

@@ -17,7 +17,15 @@ from offline.bohdi.log import StoredReply
 from registry.arms import Arm, Endpoint, Model, Upstream
 from tests.bohdi.speakers import world_of
 from tests.upstream import ScriptedUpstream, answer, failing
-from tests.upstream.script import Gate, gated
+from tests.upstream.script import (
+    Gate,
+    Script,
+    close_before_headers,
+    fixed,
+    gated,
+    reset_before_headers,
+    truncated,
+)
 
 
 @pytest.fixture
@@ -81,6 +89,42 @@ async def test_a_failure_is_a_reply_that_says_why_and_what_it_cost(upstream: Scr
     upstream.default = answer("   ")
     (reply,) = (await made(team(upstream.url), 1)).values()
     assert (reply.text, reply.failure, reply.cost_usd) == (None, "no text in the answer", None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"null", b"[]", b"{}", b'{"choices": []}', b'{"choices": [{"message": null}]}', b"<html>", b"\xff\xfe",
+        b'{"choices": [{"message": {"content": null}}]}', b'{"choices": [{"message": {"content": 5}}]}',
+    ],
+)  # fmt: skip
+async def test_a_body_without_an_answer_is_a_failure(upstream: ScriptedUpstream, body: bytes) -> None:
+    upstream.default = fixed(200, body)
+    (reply,) = (await made(team(upstream.url), 1)).values()
+    assert (reply.text, reply.failure, reply.tokens) == (None, "no text in the answer", None)
+
+
+@pytest.mark.parametrize("fault", [reset_before_headers, close_before_headers, truncated(answer("fine"))])
+async def test_a_connection_that_breaks_is_a_failure_of_unknown_cost(upstream: ScriptedUpstream, fault: Script) -> None:
+    upstream.default = fault
+    (reply,) = (await made(team(upstream.url), 1)).values()
+    assert reply.text is None
+    assert reply.failure.endswith("Error")
+    assert reply.cost_usd is None
+
+
+async def test_a_refusal_of_the_server_is_one(upstream: ScriptedUpstream) -> None:
+    upstream.default = answer("partly", finish_reason="content_filter")
+    (reply,) = (await made(team(upstream.url), 1)).values()
+    assert (reply.text, reply.failure) == (None, "refused")
+    assert len(upstream.requests) == 1, "who refuses is not asked again"
+
+
+async def test_a_text_that_cannot_be_stored_is_made_storable(upstream: ScriptedUpstream) -> None:
+    upstream.default = fixed(200, b'{"choices": [{"message": {"content": "half \\ud83d of \\u0000 it"}}]}')
+    (reply,) = (await made(team(upstream.url), 1)).values()
+    assert reply.text == "half ? of \x00 it"
+    assert msgspec.json.decode(msgspec.json.encode(reply), type=StoredReply) == reply
 
 
 async def test_what_passes_is_tried_again(upstream: ScriptedUpstream) -> None:
