@@ -17,6 +17,7 @@ from offline.distill.fuse import FUSED, Run, fuse, shares
 from offline.distill.prepare import Prepared, Said, prepare
 from offline.distill.recipe import Method, Recipe
 from offline.distill.release import Verdict, judge
+from offline.distill.report import Report
 from offline.distill.samples import Conversation, DataError
 from registry.atomic_files import place_file
 
@@ -24,25 +25,6 @@ BASE = "base"
 REPORT, CARD = "report.json", "README.md"
 _METHODS: dict[str, Method] = {"sft": "none", "uniform": "uniform", "min_ce": "min_ce"}
 """How the sources of each control are weighed."""
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a distillation found. `weights`: average weight of each source; `scores` by model and domain are in
-    `verdict.means`, higher is better. `seconds` by what they were spent on."""
-
-    recipe: Recipe
-    digest: str
-    model: str
-    verdict: Verdict
-    weights: dict[str, float]
-    domain_weights: dict[str, dict[str, float]]
-    samples: int
-    holdout: int
-    left_out: dict[str, int]
-    unscored: dict[str, dict[str, int]]
-    bytes_per_token: dict[str, float]
-    seconds: dict[str, float]
-    created_at: float
 
 
 @dataclass(frozen=True, slots=True)
