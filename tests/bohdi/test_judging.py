@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+from statistics import fmean
 
 import pytest
 from hypothesis import given
@@ -200,3 +202,33 @@ def test_the_audit_counts_what_judges_said_of_what_a_checker_knows() -> None:
     assert record == JudgeAudit(judge="x", agreed=2, disagreed=1, tied=1, abstained=1)
     assert record.agreement == pytest.approx(2 / 3)
     assert JudgeAudit(judge="y", abstained=4).agreement is None
+
+
+def test_a_leaning_to_the_first_place_does_not_reach_the_reward() -> None:
+    """A judge who takes the first place half of the time and else is right in 85 of 100 cases.
+
+    The source is better in half of the contests. Seen once, the target first, as published, the reward is far too low;
+    seen in both orders it is what it should be, and what is decided is decided right far oftener.
+    """
+    rng = random.Random(7)
+    once, twice, wrong = [], [], 0
+    for number in range(600):
+        better = rng.choice(("pupil", "alpha"))
+        calls = compare_calls(f"r1/p{number}", "What?", PUPIL, SOURCE, ["judge"], PROMPTS, 3)
+        replies = []
+        for call in calls:
+            by_text = {text: label for label, text in shown(call.prompt).items()}
+            right, first = rng.random() < 0.85, rng.random() < 0.5
+            wanted = better if right else {"pupil": "alpha", "alpha": "pupil"}[better]
+            chosen_text = next(iter(by_text)) if first else {"pupil": PUPIL.text, "alpha": SOURCE.text}[wanted]
+            replies.append(verdict(by_text[chosen_text]))
+        votes = compared(f"r1/p{number}", PUPIL, SOURCE, ["judge"], replies, PROMPTS, 3)
+        once.append(float(votes[0][1] == "alpha"))
+        decision = decide(votes, "alpha", "pupil")
+        if decision is not None:
+            twice.append(decision.reward)
+            wrong += decision.winner != better
+    assert fmean(once) == pytest.approx(0.25, abs=0.05)
+    assert fmean(twice) == pytest.approx(0.5, abs=0.06)
+    assert len(twice) > 200
+    assert wrong / len(twice) < 0.15
