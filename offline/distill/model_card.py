@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from offline.distill.distillation import Report
-    from offline.distill.release import Comparison
+from offline.distill.release import Comparison
+from offline.distill.report import Report
 
 
 def text(report: Report) -> str:
