@@ -197,15 +197,11 @@ class EpisodeLog:
 
     def replies(self, prefix: str = "") -> Iterator[tuple[str, StoredReply]]:
         """The kept replies whose step begins with `prefix`, in the order of their steps."""
+        # Between two bounds only the rows that are wanted are looked at, however many rounds the table holds.
+        beyond = prefix + "\U0010ffff"
         with self._reading() as db:
-            rows = (
-                []
-                if db is None
-                else db.execute(
-                    "SELECT step, body FROM replies WHERE step >= ? AND substr(step, 1, ?) = ? ORDER BY step",
-                    (prefix, len(prefix), prefix),
-                ).fetchall()
-            )
+            query = "SELECT step, body FROM replies WHERE step BETWEEN ? AND ? ORDER BY step"
+            rows = [] if db is None else db.execute(query, (prefix, beyond)).fetchall()
         return ((step, _decode_reply(body)) for step, body in rows)
 
     def tree(self, until: int | None = None) -> Tree:
