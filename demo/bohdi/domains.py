@@ -1,7 +1,8 @@
 """The domains of the live proof: the names that its sources know, and the exact checker of each. Needs no torch.
 
 A question that a model wrote is read back against the phrasings of its family; what cannot be read is no question of
-that family. The answer is then worked out here, so no model has to be believed.
+that family. The answer is then worked out here, so no model has to be believed. Words and numbers may be somewhat
+longer or shorter than those that the fleet was trained on: the models write such, and they have right answers too.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _multiply(fields: Mapping[str, str]) -> Drawn | None:
 
 
 def _units(fields: Mapping[str, str]) -> Drawn | None:
-    value = _number(fields["n"], 2, 999)
+    value = _number(fields["n"], 1, 9999)
     zeros = {(large, small): count for large, small, count in UNITS}.get((fields["large"], fields["small"]))
     if value is None or zeros is None:
         return None
@@ -98,25 +99,25 @@ def _units(fields: Mapping[str, str]) -> Drawn | None:
 
 def _reverse(fields: Mapping[str, str]) -> Drawn | None:
     word = fields["word"]
-    return Drawn(word, {}, word[::-1]) if re.fullmatch("[a-z]{5}", word) else None
+    return Drawn(word, {}, word[::-1]) if re.fullmatch("[a-z]{3,8}", word) else None
 
 
 def _vowels(fields: Mapping[str, str]) -> Drawn | None:
     word = fields["word"]
     left = "".join(letter for letter in word if letter not in "aeiou")
-    return Drawn(word, {}, left) if re.fullmatch("[a-z]{6}", word) and left else None
+    return Drawn(word, {}, left) if re.fullmatch("[a-z]{3,9}", word) and left else None
 
 
 def _sort(fields: Mapping[str, str]) -> Drawn | None:
     digits = fields["digits"]
-    return Drawn(digits, {}, "".join(sorted(digits))) if re.fullmatch("[0-9]{5}", digits) else None
+    return Drawn(digits, {}, "".join(sorted(digits))) if re.fullmatch("[0-9]{3,8}", digits) else None
 
 
 def _dates(fields: Mapping[str, str]) -> Drawn | None:
     if fields["month"] not in MONTHS:
         return None
     month = MONTHS.index(fields["month"]) + 1
-    day, year = _number(fields["d"], 1, DAYS_IN_MONTH[month - 1]), _number(fields["y"], 1900, 2049)
+    day, year = _number(fields["d"], 1, DAYS_IN_MONTH[month - 1]), _number(fields["y"], 1000, 2999)
     if day is None or year is None:
         return None
     return Drawn(f"{year}-{month}-{day}", {}, date(year, month, day).isoformat())

@@ -24,16 +24,16 @@ class Plan:
     family that the pupil is examined on at the end; `glance`: after the rounds before.
     """
 
-    rounds: int = 6
-    paths: int = 80
-    draw: int = 160
-    replay: float = 0.5
+    rounds: int = 5
+    paths: int = 128
+    draw: int = 400
+    replay: float = 0.75
     steps: int = 40
-    batch: int = 24
+    batch: int = 32
     learning_rate: float = 6e-4
-    window: int = 12
+    window: int = 15
     held_out: int = 70
-    glance: int = 20
+    glance: int = 15
 
 
 def settings_of(policy: Policy, plan: Plan, seed: int) -> Settings:

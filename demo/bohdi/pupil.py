@@ -10,10 +10,14 @@ from typing import Any
 import torch
 
 from demo.bohdi.domains import TAUGHT, exam
+from demo.bohdi.schooling import lesson
 from demo.bohdi.teaching import answered, teach
 from demo.fleet.corpus import Example
 from demo.fleet.engine import Served
 from demo.fleet.training import Encoder
+
+REHEARSED = 0.2
+"""Part of a batch that is small skills."""
 
 
 class Pupil:
@@ -31,7 +35,11 @@ class Pupil:
         return str(self.trainings)
 
     def learn(self, lessons: Sequence[tuple[Example, float]], steps: int, batch: int, learning_rate: float) -> None:
-        """Train on these examples, drawn by their weights. Raises ValueError if there are none."""
+        """Train on these examples, drawn by their weights.
+
+        A part of each batch is small skills of the pupil's schooling, so that it does not forget how to read. Raises
+        ValueError if there are no examples.
+        """
         if not lessons:
             raise ValueError("there is nothing to learn from: expected at least one example")
         self.trainings += 1
@@ -40,7 +48,8 @@ class Pupil:
         examples, weights = [example for example, _ in lessons], [weight for _, weight in lessons]
 
         def draw(_: int) -> list[Example]:
-            return rng.choices(examples, weights, k=batch)
+            skills = round(REHEARSED * batch)
+            return rng.choices(examples, weights, k=batch - skills) + [lesson(rng) for _ in range(skills)]
 
         teach(self.model, self._encoder, draw, steps, learning_rate, lambda _: None)
 

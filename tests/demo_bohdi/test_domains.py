@@ -22,14 +22,21 @@ def test_every_question_of_the_fleet_is_read_back_with_its_answer_and_split(fami
 @pytest.mark.parametrize(
     "text",
     [
-        "", "Name a field.", "Convert 12 km to mm.", "Convert 012 km to m.", "Reverse the letters of abc.",
+        "", "Name a field.", "Convert 12 km to mm.", "Convert 012 km to m.", "Reverse the letters of ab.",
         "Write 31 February 1999 as an ISO date.", "Write 29 February 2000 as an ISO date.", "Roman numeral of 0?",
-        "Remove the vowels from aeioua.", "Sort the digits of 123456.", "Nobody: room?", "What is 12 * 3?",
+        "Remove the vowels from aeioua.", "Sort the digits of 123456789.", "Nobody: room?", "What is 12 * 3?",
         "Reverse the letters of ABCDE.", "Convert 12 km to m. And then?",
     ],
 )  # fmt: skip
 def test_what_is_no_question_of_a_family_is_not_read(text: str) -> None:
     assert read(text) is None
+
+
+def test_words_and_numbers_of_other_lengths_are_read_too() -> None:
+    assert verify(("Spelling", "Reversal"), "Reverse abcd.", "dcba") is True
+    assert verify(("Ordering", "Sorted Digits"), "Sort 4312 upwards.", "1234") is True
+    assert verify(("Ordering", "ISO Dates"), "Convert 28 May 2093 to ISO.", "2093-05-28") is True
+    assert verify(("Arithmetic", "Metric Units"), "1 km in m?", "100") is False
 
 
 def test_a_checker_speaks_only_of_its_own_domain() -> None:
