@@ -16,6 +16,8 @@ from offline.minhash import Runs, runs_of
 
 RUN: Final = 13
 """So many words in a row are no accident."""
+LETTERED: Final = 4
+"""So many of them have a letter: rows of numbers are alike by accident."""
 LEAST: Final = 5
 """A benchmark's question of fewer words is only found as the whole of another question."""
 COLUMNS: Final = ("question", "query", "problem", "prompt", "instruction", "input", "text")
@@ -46,7 +48,7 @@ class Benchmarks:
             self._whole.setdefault(tuple(words), name)
             self._reworded.same_or_add(name, words)
             if len(words) >= RUN:
-                self._runs.update(dict.fromkeys(runs_of(words, RUN), name))
+                self._runs.update(dict.fromkeys(_telling(words), name))
             elif len(words) >= LEAST:
                 self._short.setdefault(len(words), {}).update(dict.fromkeys(runs_of(words, len(words)), name))
 
@@ -59,12 +61,22 @@ class Benchmarks:
         if found is not None:
             return found
         for words in (asked, said):
-            if len(words) >= RUN and (hit := _first(self._runs, runs_of(words, RUN))) is not None:
+            if (hit := _first(self._runs, _telling(words))) is not None:
                 return hit
         for length, known in self._short.items():
             if len(asked) >= length and (hit := _first(known, runs_of(asked, length))) is not None:
                 return hit
         return None
+
+
+def _telling(words: list[str]) -> Runs:
+    """Digests of the runs of `RUN` words that are no mere rows of numbers and signs."""
+    lettered = [any(char.isalpha() for char in word) for word in words]
+    found: set[int] = set()
+    for start in range(len(words) - RUN + 1):
+        if sum(lettered[start : start + RUN]) >= LETTERED:
+            found |= runs_of(words[start : start + RUN], RUN)
+    return frozenset(found)
 
 
 def _first(known: dict[int, str], runs: Runs) -> str | None:

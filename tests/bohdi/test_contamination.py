@@ -73,6 +73,14 @@ def test_what_is_no_benchmark_s_is_let_through() -> None:
     assert known.clash("") is None
 
 
+def test_rows_of_numbers_in_common_are_no_finding() -> None:
+    row = "0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15"
+    known = Benchmarks()
+    known.add("exam", [f"Write a function that makes the list {row} out of nothing but a loop over its length"])
+    assert known.clash(f"Which of the numbers {row} are prime?") is None
+    assert known.clash(f"Please write a function that makes the list {row}") == "exam"
+
+
 def test_a_benchmark_is_read_from_lines_json_and_parquet(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
