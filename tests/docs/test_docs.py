@@ -56,6 +56,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 assert live.post("/v1/feedback", told).status_code == 200
             live.chat("auto", messages=[{"role": "user", "content": question}])
         write_answers(folder / "answers.parquet")
+        write_solved(folder / "solved.jsonl")
+        (folder / "models").mkdir()
+        for name, model in {"target": "target-llama", "letters": "letters-gpt2", "calc": "calc-llama"}.items():
+            (folder / "models" / name).symlink_to(ROOT / "demo" / "fleet" / "models" / model)
         write_tree(folder / "tokamak-data")
         addresses = (url.removeprefix("http://") for url in (live.gateway.root, live.gateway.admin_url))
         yield World(folder, *addresses)
@@ -71,6 +75,14 @@ def write_answers(path: Path) -> None:
     rows = [row for row in rows if isinstance(row, dict) and "query" in row and "model" in row]
     columns = ("query", "model", "score", "response", "task")
     pyarrow.parquet.write_table(pyarrow.table({c: [row.get(c) for row in rows] for c in columns}), path)
+
+
+def write_solved(path: Path) -> None:
+    """Short questions with the real answers of the fleet's models."""
+    with gzip.open(ROOT / "demo" / "fleet" / "outcomes.jsonl.gz", "rb") as lines:
+        rows = [orjson.loads(line) for line in lines.readlines()[::7]]
+    kept = [{"task": row["family"], "response": row["answer"]} | row for row in rows]
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in kept))
 
 
 def write_tree(data_dir: Path) -> None:
