@@ -3,8 +3,8 @@
 Rows are put into lists around trained centres (an inverted file, FAISS); a query looks into the lists of the nearest
 centres only, at codes of one byte a number. The best rows by code are then compared exactly, so that a similarity is
 always a true one. How many lists are looked into is calibrated for each index: the fewest with which rows of its own,
-that its centres were not trained on, find their true neighbours (`RECALL_AIM`, `RECALL_LEAST`), within a bound of time
-(`MOST_ROWS`). What that gave is kept with the index. Measured against a graph (HNSW) in `docs/lab-notebook.md`.
+held out of the training of new centres, find their true neighbours (`RECALL_AIM`, `RECALL_LEAST`), within a bound of
+time (`MOST_ROWS`). What that gave is kept with the index. Measured against a graph (HNSW) in `docs/lab-notebook.md`.
 """
 
 from __future__ import annotations
