@@ -59,7 +59,7 @@ def test_calls_that_stay_under_their_most_never_pass_the_cap(calls: list[tuple[i
 
 async def spent(world: World, name: str, **caps: float) -> tuple[list[Contested], RoundEnded, int, float]:
     """A round under these caps: its contests, its end, tokens and USD spent."""
-    settings = msgspec.structs.replace(world.settings, paths_per_round=40, **caps)
+    settings = msgspec.structs.replace(world.settings, paths_per_round=70, **caps)
     with world.log(name) as log:
         report = await world.meditate(log, settings)
         events = [event for _, event in log.events()]
@@ -76,14 +76,14 @@ async def test_a_round_that_runs_out_ends_cleanly_with_what_it_could_afford(
 ) -> None:
     world = world_of(upstream, tmp_path)
     held, ended, tokens, usd = await spent(world, "whole")
-    assert (len(held), ended.stopped_by) == (40, "")
+    assert (len(held), ended.stopped_by) == (70, "")
     part, stopped, used, _ = await spent(world, "tokens", max_tokens_per_round=round(tokens * 0.6))
-    assert 0 < len(part) < 40
+    assert 0 < len(part) < 70
     assert stopped.stopped_by == "budget"
     assert stopped.contests >= len(part) - 1, "contests that were begun were not paid to their end"
     assert used <= tokens * 0.6
     part, stopped, _, paid = await spent(world, "usd", max_usd_per_round=usd * 0.6)
-    assert 0 < len(part) < 40
+    assert 0 < len(part) < 70
     assert stopped.stopped_by == "budget"
     assert paid <= usd * 0.6
     assert stopped.cost_usd == pytest.approx(paid)
