@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -59,7 +60,7 @@ def test_rounds_and_trainings_follow_each_other_over_http(service: Service, begi
     with EpisodeLog(tmp_path / "ours-1.db") as log:
         log.verify()
         events = [event for _, event in log.events()]
-        taught = lessons_of(log, settings_of("ours", SHORT, 1), SHORT, 1, 3)
+        taught = lessons_of(log, settings_of("ours", SHORT, 1), replace(SHORT, replay=1.0), 1, 3)
     contests = [event for event in events if isinstance(event, Contested)]
     assert [event.version for event in events if isinstance(event, TargetChanged)] == [f"{PUPIL}@1", f"{PUPIL}@2"]
     assert {event.target_version for event in contests} == {"1", f"{PUPIL}@1"}
