@@ -50,7 +50,7 @@ RULES: dict[str, dict[str, Any]] = {
     "ours, nothing forgotten": {"drift": "none"},
     "ours, discounted": {"drift": "discounted"},
     "ours, resets alone": {"carry": 1.0},
-    "ours, always the best arm": {"breadth": 0.001},
+    "ours, always the best arm": {"breadth": 0.001, "even_share": 0.0},
     "ours with learning progress": {"learning_progress": 1.0},
     "ours": {},
 }

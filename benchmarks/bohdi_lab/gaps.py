@@ -81,7 +81,8 @@ def read_gaps(folder: Path, target: str) -> Gaps:
 RULES: dict[str, dict[str, Any] | None] = {
     "round robin": None,
     "published": {"rule": "published", "drift": "none"},
-    "ours, always the best arm": {"breadth": 0.001, "drift": "none"},
+    "ours, always the best arm": {"breadth": 0.001, "even_share": 0.0, "drift": "none"},
+    "ours, no step evenly": {"even_share": 0.0, "drift": "none"},
     "ours": {"drift": "none"},
 }
 

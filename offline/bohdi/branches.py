@@ -3,7 +3,7 @@
 Both rules walk from the root down and sample at each node. Published: the arm with the largest draw is taken; every
 child and the arm that sprouts draw from Beta(1 + won, 1 + lost) of their own, and for the latter to win is to find a
 name. Ours: one of the arms with the better draws is taken (`breadth`), since what is looked for is all that is weak
-and not only the weakest. A child's prior is its parent's mean (kappa rewards strong); the sprouting arm is worth what
+and not only the weakest; a step in five is taken evenly, so that no domain is written off. A child's prior is its parent's mean (kappa rewards strong); the sprouting arm is worth what
 a sibling's first rewards were, times the chance that a name is found; it is open only while the questions asked suffice
 for the leaves there are (progressive widening), and not during the pause after a failure. Uniform, to compare with:
 every leaf is as likely, and the sprouting arm is taken whenever it is open.
@@ -65,6 +65,8 @@ def walk_step(
         return SPROUT
     if settings.rule == "uniform":
         return SPROUT if may_sprout else _uniform_child(children, rng)
+    if settings.even_share and rng.random() < settings.even_share:
+        return children[int(rng.integers(len(children)))].id
     mean = tree.mean(node_id, settings.kappa)
     a, b = _posteriors(children, mean, settings.kappa)
     draws = rng.beta(a, b)
@@ -146,18 +148,18 @@ def draw_leaves(tree: Tree, count: int, rng: np.random.Generator, settings: Sett
     if not leaves:
         raise DeadEnd("every leaf that was asked about has been retired: run a round before a training draw")
     power = 0.0 if settings.rule == "uniform" else settings.draw_power
-    weights = _leaf_weights(tree, leaves, settings) ** power
+    weights = _leaf_weights(tree, leaves, power, settings.traffic)
     chosen = _systematic(weights / weights.sum(), count, rng)
     rng.shuffle(chosen)
     return [leaves[position].id for position in chosen]
 
 
-def _leaf_weights(tree: Tree, leaves: Sequence[Node], settings: Settings) -> F64:
+def _leaf_weights(tree: Tree, leaves: Sequence[Node], power: float, traffic: float) -> F64:
     means = posterior_means(tree)
-    weights = np.array([means[leaf.id] for leaf in leaves])
-    if settings.traffic and tree.root.traffic:
+    weights = np.array([means[leaf.id] for leaf in leaves]) ** power
+    if traffic and tree.root.traffic:
         share = np.array([leaf.traffic for leaf in leaves]) / tree.root.traffic
-        weights = weights * (1.0 - settings.traffic + settings.traffic * share * len(leaves))
+        weights = weights * (1.0 - traffic + traffic * share * len(leaves))
     positive: F64 = np.maximum(weights, 1e-12)
     return positive
 

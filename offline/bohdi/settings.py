@@ -30,7 +30,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         false resets of a node per 100 rewards without a change. `discount`: factor on older rewards at each new one,
         for `drift: discounted`. `carry`: factor on all rewards at a change of the target, for `two_sample`. `kappa`:
         rewards that the parent's mean counts for in a child's prior. `breadth`: a walk takes one of the best arms at
-        random, so large a share of them; towards 0 always the best. `widening`: a node may have `widening` x
+        random, so large a share of them; towards 0 always the best. `even_share`: of the steps of a walk
+        that go to any child, whatever it has won. `widening`: a node may have `widening` x
         (questions asked below it) ** 0.5 children. `leaf_questions`: a node sprouts only when it has had so many
         questions for each leaf below it. `most_children`: of one node, at most. `learning_progress`: weight of what
         the last training changed, 0 for none. `traffic`: weight of the users' queries, 0 for none. `draw_power`: 0
@@ -58,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     carry: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.7
     kappa: Annotated[float, msgspec.Meta(ge=0)] = 4.0
     breadth: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    even_share: Share = 0.2
     widening: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     leaf_questions: Annotated[float, msgspec.Meta(ge=0)] = 12.0
     most_children: Count = 64
