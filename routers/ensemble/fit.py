@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from routers.ensemble.bagging import Bagged, Lesson, bagged_forest, out_of_bag
 from routers.ensemble.forest import COMMON_STRENGTH, OWN_STRENGTH, Forest, node_sums, node_values
 from routers.ensemble.inputs import Inputs
-from routers.ensemble.margin import Trust, chosen_margin
-from routers.ensemble.novelty import Novelty
+from routers.ensemble.margin import Trust, chosen_edge, chosen_margin, gained
+from routers.ensemble.novelty import MEASURED, Novelty
 from routers.ensemble.strangers import Strangers
 from routers.ensemble.tags import Tags
 from routers.estimators.shrinkage import group_sums, ratio_means
@@ -59,10 +59,11 @@ def fitted(outcomes: Outcomes, seed: int, trees: int = TREES, min_leaf: int = MI
     tags, unseen = _tags(lesson, unseen, known, codes)
     margin = chosen_margin(unseen[known], lesson.values[known], lesson.inverse[known], single)
     form = len(inputs.typical)
+    novelty = Novelty.learned(lesson.rows, form, seed)
     trust = Strangers.held_out(lesson, form, trees, min_leaf, seed).trust(margin)
+    trust = trust._replace(edge=_edge(novelty, lesson, unseen, known, margin, single))
     noise = _noise(unseen[known], lesson.values[known], lesson.counts[known])
     overall, table, spread = _table(outcomes, lesson, bagged, noise)
-    novelty = Novelty.learned(lesson.rows, form, seed)
     return Found(inputs, bagged.forest, table, overall, spread, single, novelty, trust, tags)
 
 
@@ -97,6 +98,14 @@ def _tags(lesson: Lesson, unseen: F64, known: NDArray[np.bool_], codes: F32) -> 
         others, own = known & (halves != half), halves == half
         moved[own] = Tags.learned(codes[others], errors[others], lesson.counts[others]).moved(unseen[own], codes[own])
     return Tags.learned(codes[known], errors[known], lesson.counts[known]), moved
+
+
+def _edge(novelty: Novelty, lesson: Lesson, unseen: F64, known: NDArray[np.bool_], margin: float, single: int) -> float:
+    """See `Trust.edge`. Queries that made the centres are nearer to them than fresh ones, and do not count."""
+    rows = np.arange(len(known))[MEASURED]
+    rows = rows[known[rows]]
+    gains = gained(unseen[rows], lesson.values[rows], lesson.inverse[rows], single, margin)
+    return chosen_edge(gains, novelty.nearest(lesson.rows[rows]).astype(np.float64), novelty.least)
 
 
 def _noise(unseen: F64, values: F64, counts: F64) -> F64:

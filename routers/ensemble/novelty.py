@@ -22,6 +22,8 @@ FAMILIAR = 0.95
 FARTHEST = 4.0
 """Standard deviations that one input may count for."""
 LEAST_SPREAD = 0.05
+MEASURED = slice(1, None, 2)
+"""The training queries that the centres are not made from."""
 
 
 class Novelty(NamedTuple):
@@ -49,7 +51,7 @@ class Novelty(NamedTuple):
         found = cls(rows[:0], shift_, scale_, limit_, -2.0)
         placed = found.placed(rows)
         # Centres are nearer to what they were made from than to fresh queries: one half makes them, the other measures.
-        made, measured = placed[::2], placed[1::2] if len(placed) > 1 else placed
+        made, measured = placed[::2], placed[MEASURED] if len(placed) > 1 else placed
         centers = centroids(made, min(CENTERS, max(1, len(made) // ROWS_PER_CENTER)), seed)
         nearest = (measured @ centers.T).max(axis=1)
         return found._replace(centers=centers, least=float(np.quantile(nearest, 1.0 - FAMILIAR)))
@@ -60,8 +62,12 @@ class Novelty(NamedTuple):
         unit: F32 = moved / np.maximum(np.sqrt(np.sum(moved * moved, axis=-1, keepdims=True)), np.float32(1e-12))
         return unit
 
+    def nearest(self, rows: F32) -> F32:
+        """How near each row of inputs, or the one row, is to what was learned from: the largest cosine, [n] or one."""
+        found: F32 = (self.placed(rows) @ self.centers.T).max(axis=-1)
+        return found
+
     def novel(self, rows: F32) -> NDArray[np.bool_]:
         """Whether each row of inputs, or the one row, is novel: bool [n], or a single one."""
-        nearest = (self.placed(rows) @ self.centers.T).max(axis=-1)
-        told: NDArray[np.bool_] = nearest < self.least
+        told: NDArray[np.bool_] = self.nearest(rows) < self.least
         return told

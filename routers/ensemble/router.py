@@ -7,7 +7,8 @@ the root (`routers.ensemble.forest`); the forest's prediction is the mean over i
 An arm is put above the best single arm only if its predicted advantage exceeds a margin. The margin is chosen inside
 the training data, from predictions by trees that have not seen the query: where nothing is to be won it is infinite,
 and the choice at preference 1 is the best single arm. A query unlike anything that was learned from
-(`routers.ensemble.novelty`) gets that arm too, unless it carries a task tag that was (`routers.ensemble.tags`).
+(`routers.ensemble.novelty`) gets that arm too, and so do the least familiar of the others as far as nothing was gained
+on such; not so one that carries a task tag that was learned from (`routers.ensemble.tags`).
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class EnsembleRouter:
         self.trust = trust
         self.tags = tags
         self._moves = dict(zip(tags.codes.tolist(), tags.moves, strict=True))
+        self._edge = max(trust.edge, novelty.least)
         self._scale = np.float32(1.0 / len(forest.roots))
         self._walk, self._rows = walker(forest), table.take
         self._blank = np.full(len(arms), np.nan, dtype=np.float32)
@@ -95,9 +97,10 @@ class EnsembleRouter:
         mean = self._rows(self._walk(row), 0).sum(0) * self._scale
         move = None if features is None else self._moves.get(float(features[-1]))
         if move is None:
-            return self._told(mean, bool(self.novelty.novel(row)))
+            nearest = self.novelty.nearest(row)
+            return self._told(mean, bool(nearest < self.novelty.least), bool(nearest < self._edge))
         mean[: len(move)] += move
-        return self._told(mean, False)
+        return self._told(mean, False, False)
 
     def predict_batch(
         self, vectors: F32, features: F32 | None = None, texts: Sequence[str | None] | None = None
@@ -108,28 +111,31 @@ class EnsembleRouter:
         total = np.zeros((len(vectors), self.table.shape[1]), dtype=np.float32)
         for tree in range(leaves.shape[1]):
             total += self.table[leaves[:, tree]]
-        mean, novel = total * self._scale, self.novelty.novel(rows)
+        mean, nearest = total * self._scale, self.novelty.nearest(rows)
+        novel, far = nearest < self.novelty.least, nearest < self._edge
         if features is not None:
             place = self.tags.places(features[:, -1])
             known = place >= 0
             mean[known, : len(self.arms)] += self.tags.moves[place[known]]
-            novel &= ~known
-        told = self._told(mean, novel[:, None])
+            novel, far = novel & ~known, far & ~known
+        told = self._told(mean, novel[:, None], far[:, None])
         empty = ~vectors.any(axis=1)
         for column, typical in zip(told, self.overall, strict=True):
             column[empty] = typical
         return told
 
-    def _told(self, mean: F32, novel: NDArray[np.bool_] | bool) -> Prediction:
-        """Predictions from mean rows of the table, [columns] or [n, columns]; `novel` is one bool, or [n, 1]."""
+    def _told(self, mean: F32, novel: NDArray[np.bool_] | bool, far: NDArray[np.bool_] | bool) -> Prediction:
+        """Predictions from mean rows of the table, [columns] or [n, columns]; `novel` and `far` (below the edge of
+        what is believed, as all novel ones are) are one bool each, or [n, 1]."""
         m, trust = len(self.arms), self.trust
         quality, std = mean[..., :m], self.spread * np.sqrt(mean[..., m : m + 1])
         margin: F32 | float = trust.margin
-        if np.any(novel):
+        if novel is not False and np.any(novel):
             believed = np.where(novel, np.float32(trust.belief), np.float32(1.0))
             quality = self.overall.quality + believed * (quality - self.overall.quality)
             std = np.sqrt(std * std + np.where(novel, np.float32(trust.drift), np.float32(0.0)))
-            margin = np.where(novel, np.float32(np.inf), np.float32(trust.margin))
+        if far is not False:
+            margin = np.where(far, np.float32(np.inf), np.float32(trust.margin))
         quality = guarded(quality, self.single, margin)
         times, at = [], m + 1
         for typical in (self.overall.cost_usd, self.overall.latency_s):

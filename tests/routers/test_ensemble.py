@@ -9,7 +9,7 @@ import pytest
 
 from encoders.features import FEATURE_SET, NAMES, TAG
 from routers.ensemble.forest import Forest, node_sums, node_values, walker
-from routers.ensemble.margin import chosen_margin, guarded
+from routers.ensemble.margin import chosen_edge, chosen_margin, gained, guarded
 from routers.ensemble.novelty import Novelty
 from routers.ensemble.router import EnsembleRouter
 from routers.ensemble.tags import Tags
@@ -79,6 +79,43 @@ def test_a_margin_is_chosen_by_what_the_choices_were_worth() -> None:
     assert chosen_margin(predicted, only_far, ones, 0) == 0.05
     assert chosen_margin(predicted, 1.0 - true, ones, 0) == np.inf
     assert chosen_margin(predicted[:0], true[:0], ones[:0], 0) == np.inf
+
+
+def test_the_edge_is_below_the_queries_on_which_something_was_gained() -> None:
+    nearness = np.linspace(0.0, 1.0, 1000)
+    gains = np.where(nearness < 0.25, -0.1, 0.1)
+    assert chosen_edge(gains, nearness, least=0.02) == pytest.approx(0.5)
+    assert chosen_edge(np.where(nearness < 0.25, 0.0, 0.1), nearness, least=0.02) == pytest.approx(0.2)
+    assert chosen_edge(np.abs(gains), nearness, least=0.02) == 0.02
+    assert chosen_edge(-np.abs(gains), nearness, least=0.9) == 0.9
+    assert chosen_edge(gains[:50], nearness[:50], least=0.02) == 0.02
+
+
+def test_a_gain_is_doubly_robust_by_hand() -> None:
+    """Arm 1 is predicted best of all three queries; observed were arm 1 (drawn half of the time), arm 0, and both."""
+    unseen = np.array([[0.5, 0.7], [0.5, 0.7], [0.5, 0.7]])
+    values = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    inverse = np.array([[0.0, 2.0], [2.0, 0.0], [1.0, 1.0]])
+    assert gained(unseen, values, inverse, 0, 0.0) == pytest.approx([1.3 - 0.5, 0.7 - 1.5, -1.0])
+    assert gained(unseen, values, inverse, 0, 0.3) == pytest.approx([0.0, 0.0, 0.0])
+
+
+def test_below_the_edge_the_best_single_arm_is_chosen_and_the_rest_is_as_it_was() -> None:
+    outcomes, features = with_form(world(rows=1500))
+    router = EnsembleRouter.fit(outcomes, trees=20)
+    near = router.novelty.nearest(router.inputs.many(outcomes.vectors, features))
+    edge = float(np.median(near))
+    cautious = EnsembleRouter.from_arrays(router.arrays(), router.meta())
+    assert cautious.trust == router.trust
+    parts = (router.inputs, router.forest, router.table, router.overall, router.spread, router.single, router.novelty)
+    trust = router.trust._replace(edge=edge)
+    cautious = EnsembleRouter(router.arms, router.encoder, router.cost_scale, *parts, trust, router.tags)
+    told, before = (made.predict_batch(outcomes.vectors, features) for made in (cautious, router))
+    assert np.all(told.quality[near < edge].argmax(axis=1) == router.single)
+    assert told.quality[near >= edge] == pytest.approx(before.quality[near >= edge])
+    assert told.quality_std == pytest.approx(before.quality_std)
+    far = int(np.argmin(np.where(near < router.novelty.least, np.inf, near)))
+    assert cautious.predict(outcomes.vectors[far], features[far]).quality.argmax() == router.single
 
 
 def test_about_one_in_twenty_of_fresh_queries_and_all_strangers_are_novel() -> None:
