@@ -18,12 +18,14 @@ from types import FrameType
 
 from encoders.protocol import EncoderUnavailable
 from offline.bohdi.tree_jobs import run_bohdi_export, run_bohdi_retire, run_bohdi_round, run_bohdi_traffic
+from offline.distill.distill_job import run_distill
 from offline.job_work import JobWork, Runner
 from offline.routing.train_job import run_train_router
 from offline.templates.build_job import run_build_templates
 from offline.templates.worth_job import run_template_worth
 from registry.artifacts import ArtifactError
 from registry.bohdi_jobs import BOHDI_EXPORT, BOHDI_RETIRE, BOHDI_ROUND, BOHDI_TRAFFIC
+from registry.distill_jobs import DISTILL
 from registry.job_kinds import BUILD_TEMPLATES, TEMPLATE_WORTH, TRAIN_ROUTER
 from registry.jobs import Job, JobLost, Jobs, JobsError, worker_name
 from registry.rollouts import RolloutError
@@ -40,6 +42,7 @@ RUNNERS: Mapping[str, Runner] = {
     BOHDI_EXPORT: run_bohdi_export,
     BOHDI_TRAFFIC: run_bohdi_traffic,
     BOHDI_RETIRE: run_bohdi_retire,
+    DISTILL: run_distill,
 }
 FAULTS = (ArtifactError, EncoderUnavailable, LogError, RolloutError, ValueError, OSError)
 """What is wrong with the data or the machine, told as it is; anything else is a defect and leaves its trace."""

@@ -27,7 +27,8 @@ from registry.bohdi_jobs import (
 )
 from registry.bohdi_status import BohdiUnreadable, TreeMissing, TreeStatus, raw_events, read_status
 from registry.bohdi_trees import EXPORTS, PICTURE_FILE, tree_folder, trees
-from service.admin_body import answered, body_of, described, operator_of, told
+from service.admin_body import answered, body_of, described, operator_of
+from service.admin_queue import queued
 from service.admin_routers import Reason
 from service.errors import ApiError
 from service.gateway import Gateway
@@ -178,18 +179,7 @@ async def _queued(
     key: str | None,
 ) -> Response:
     await _read(lambda: tree_folder(gateway.data_dir, wanted.tree))
-    with told():
-        # What was asked before this call is what the job is to see.
-        await gateway.log.flush()
-        submitted = await asyncio.to_thread(
-            gateway.jobs.submit, kind, wanted.to_json(), target=_target(wanted), by=operator_of(request),
-            idempotency_key=key,
-        )  # fmt: skip
-        await asyncio.to_thread(gateway.worker.ensure)
-        missing = await asyncio.to_thread(gateway.worker.hint)
-    job = submitted.job
-    body = {"job": job, "created": submitted.created, "worker": missing or "a worker does it"}
-    return answered(body, 202, location=f"/admin/jobs/{job.id}")
+    return await queued(gateway, kind, wanted.to_json(), target=_target(wanted), by=operator_of(request), key=key)
 
 
 def _target(wanted: RoundArguments | SetArguments | TrafficArguments | RetireArguments) -> str:

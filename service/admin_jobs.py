@@ -12,6 +12,7 @@ from registry.job_kinds import TRAIN_ROUTER, TrainArguments
 from registry.jobs import Job, Jobs, State
 from routers.catalogue import KIND, ROUTERS
 from service.admin_body import answered, body_of, described, operator_of, told
+from service.admin_queue import queued
 from service.errors import ApiError, invalid, nearest
 from service.gateway import Gateway
 
@@ -29,18 +30,9 @@ def _add_training(app: FastAPI, gateway: Gateway) -> None:
         if wanted.router is not None and wanted.router not in ROUTERS:
             hint = nearest(wanted.router, ROUTERS) or f" There are {', '.join(ROUTERS)}."
             raise invalid(f"No router is called {wanted.router!r}.{hint}", "router")
-        by = operator_of(request)
-        with told():
-            # What was said before this call is what the training is to see.
-            await gateway.log.flush()
-            submitted = await asyncio.to_thread(
-                gateway.jobs.submit, TRAIN_ROUTER, wanted.to_json(), target=KIND, by=by, idempotency_key=idempotency_key
-            )
-            await asyncio.to_thread(gateway.worker.ensure)
-            missing = await asyncio.to_thread(gateway.worker.hint)
-        job = submitted.job
-        found = {"job": job, "created": submitted.created, "worker": missing or "a worker does it"}
-        return answered(found, 202, location=f"/admin/jobs/{job.id}")
+        return await queued(
+            gateway, TRAIN_ROUTER, wanted.to_json(), target=KIND, by=operator_of(request), key=idempotency_key
+        )
 
 
 def _add_jobs(app: FastAPI, jobs: Jobs, gateway: Gateway) -> None:

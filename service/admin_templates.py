@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 import msgspec
@@ -10,6 +9,7 @@ from fastapi import FastAPI, Header, Query, Request, Response
 
 from registry.job_kinds import BUILD_TEMPLATES, TEMPLATE_WORTH, BuildArguments, WorthArguments
 from service.admin_body import answered, body_of, described, operator_of, told
+from service.admin_queue import queued
 from service.admin_routers import Reason
 from service.admin_template_files import add_files
 from service.admin_template_search import add_search
@@ -146,13 +146,17 @@ def _add_build(app: FastAPI, gateway: Gateway) -> None:
         if wanted.model is not None and wanted.model not in gateway.config.models:
             hint = nearest(wanted.model, gateway.config.models) or f" There are {', '.join(gateway.config.models)}."
             raise invalid(f"No model is called {wanted.model!r}.{hint}", "model")
-        return await _queued(gateway, BUILD_TEMPLATES, wanted.to_json(), operator_of(request), idempotency_key)
+        return await queued(
+            gateway, BUILD_TEMPLATES, wanted.to_json(), target="templates", by=operator_of(request), key=idempotency_key
+        )
 
     @app.post("/admin/templates/worth", status_code=202, openapi_extra=described(WorthArguments))
     async def worth(request: Request, idempotency_key: Annotated[str | None, Header()] = None) -> Response:
         """Queue the measuring of what templates are worth; those that do harm are quarantined."""
         wanted = await body_of(request, WorthArguments)
-        return await _queued(gateway, TEMPLATE_WORTH, wanted.to_json(), operator_of(request), idempotency_key)
+        return await queued(
+            gateway, TEMPLATE_WORTH, wanted.to_json(), target="templates", by=operator_of(request), key=idempotency_key
+        )
 
     @app.post("/admin/templates/reindex")
     async def reindex() -> Response:
@@ -160,20 +164,6 @@ def _add_build(app: FastAPI, gateway: Gateway) -> None:
         with told(), templates_told():
             count = await gateway.reindex_templates()
         return answered({"templates": count})
-
-
-async def _queued(gateway: Gateway, kind: str, arguments: dict[str, Any], by: str, key: str | None) -> Response:
-    with told():
-        # What was scored before this call is what the job is to see.
-        await gateway.log.flush()
-        submitted = await asyncio.to_thread(
-            gateway.jobs.submit, kind, arguments, target="templates", by=by, idempotency_key=key
-        )
-        await asyncio.to_thread(gateway.worker.ensure)
-        missing = await asyncio.to_thread(gateway.worker.hint)
-    job = submitted.job
-    body = {"job": job, "created": submitted.created, "worker": missing or "a worker does it"}
-    return answered(body, 202, location=f"/admin/jobs/{job.id}")
 
 
 def _add_erasure(app: FastAPI, gateway: Gateway) -> None:

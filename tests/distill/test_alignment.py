@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, models
 
 from offline.distill.alignment import align
-from offline.distill.token_bytes import TokenBytes, TokenizerError
+from offline.distill.signals import TeacherSignal
+from offline.distill.token_bytes import TokenBytes, TokenizedText, TokenizerError
 from offline.distill.vocabulary import map_vocabulary
 from tests.distill.tokenizers_of_all_kinds import ALL, CHINESE, CODE, ENGLISH, TEXTS, byte_level, signal, word_piece
 
@@ -156,3 +159,51 @@ def test_the_end_of_a_message_is_one_token_of_all_tokenizers() -> None:
     assert 0 in rows.ids[-1]
     with pytest.raises(TokenizerError, match="ends a message"):
         word_piece().tokenized(ENGLISH, ended=True)
+
+
+def test_the_end_of_a_message_is_not_the_byte_that_is_spelled_alike() -> None:
+    """Byte-level alphabets have a token for the byte that stands for the end; its id is the lower one in GPT-2."""
+    tokens = TokenBytes(byte_level().tokenizer, end=400)
+    spelled_alike = byte_level().tokenizer.get_vocab()["ÿ"]
+    mapping = map_vocabulary(tokens, tokens)
+    assert spelled_alike < 400
+    assert mapping.target_id[400] == 400
+    assert mapping.target_id[spelled_alike] == -1
+
+
+def test_longer_tokens_that_the_target_lacks_are_told_of_the_token_they_begin_with() -> None:
+    pairs = _words(["aa", "ab", "ba", "bb"])
+    letters = _words(["a", "b"])
+    said = _said(pairs, [1, 2], [[0.2, 0.4, 0.1, 0.3], [0.25, 0.25, 0.4, 0.1]])
+    target = TokenizedText(b"abba", np.array([0, 1, 1, 0], np.int32), _spans([1, 1, 1, 1]))
+    rows = align(target, said, map_vocabulary(pairs, letters))
+    # P(a), P(b after a), P(b), P(a after b)
+    np.testing.assert_allclose(np.exp(rows.gold_logprob), [0.6, 0.4 / 0.6, 0.5, 0.4 / 0.5], atol=2e-3)
+    told = [dict(zip(rows.ids[row].tolist(), rows.probs[row].tolist(), strict=True)) for row in range(4)]
+    assert told[1][0] == pytest.approx(0.2 / 0.6, abs=2e-3)
+    assert told[0].get(1, 0.0) == 0.0
+    assert rows.other[0] == pytest.approx(0.4, abs=2e-3)
+
+
+def _words(words: list[str]) -> TokenBytes:
+    vocabulary = {word: index for index, word in enumerate(words)}
+    return TokenBytes(Tokenizer(models.WordLevel(vocabulary, unk_token=words[0])))
+
+
+def _spans(widths: list[int]) -> NDArray[np.int32]:
+    ends = np.cumsum(widths)
+    return np.stack([ends - widths, ends], axis=1).astype(np.int32)
+
+
+def _said(tokens: TokenBytes, ids: list[int], distributions: list[list[float]]) -> TeacherSignal:
+    """A signal of pairs of letters with these whole distributions."""
+    probs = np.array(distributions)
+    top = np.argsort(-probs, axis=1, kind="stable").astype(np.int32)
+    return TeacherSignal(
+        model_hash="model", tokenizer_hash=tokens.digest, text_hash="text", capability="logits",
+        token_ids=np.array(ids, np.int32), byte_spans=_spans([2] * len(ids)), top_ids=top,
+        top_logprobs=np.log(np.take_along_axis(probs, top, axis=1)).astype(np.float16),
+        tail_logprob=np.full(len(ids), -np.inf, np.float16),
+        gold_logprob=np.log(probs[np.arange(len(ids)), ids]).astype(np.float32),
+        known=np.ones(len(ids), np.bool_),
+    )  # fmt: skip
