@@ -75,6 +75,8 @@ class TokenBytes:
             elif not added[index].special:
                 found[index] = added[index].content.encode()
         if self.end is not None:
+            # Byte-level alphabets have a token for this byte too; no text ever needs it.
+            found = [None if written == END else written for written in found]
             found[self.end] = END
         return found
 
