@@ -234,8 +234,8 @@ def outcomes_from_log(
 def logged_features(interaction: Interaction) -> Features | None:
     """The feature block of a request as the gateway saw it, made anew of what was logged.
 
-    Older records hold the block itself, which is taken if it is of this program's definition. None if nothing was logged
-    of which it could be made.
+    Older records hold the block itself, which is taken if it is of this program's definition. None if nothing was
+    logged of which it could be made.
     """
     if interaction.features is not None and interaction.feature_set == FEATURE_SET:
         return np.frombuffer(interaction.features, dtype="<f4").astype(np.float32)
