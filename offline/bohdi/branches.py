@@ -3,10 +3,11 @@
 Both rules walk from the root down and sample at each node. Published: the arm with the largest draw is taken; every
 child and the arm that sprouts draw from Beta(1 + won, 1 + lost) of their own, and for the latter to win is to find a
 name. Ours: one of the arms with the better draws is taken (`breadth`), since what is looked for is all that is weak
-and not only the weakest; a step in five is taken evenly, so that no domain is written off. A child's prior is its parent's mean (kappa rewards strong); the sprouting arm is worth what
-a sibling's first rewards were, times the chance that a name is found; it is open only while the questions asked suffice
-for the leaves there are (progressive widening), and not during the pause after a failure. Uniform, to compare with:
-every leaf is as likely, and the sprouting arm is taken whenever it is open.
+and not only the weakest, and some steps go to any child (`even_share`), so that none is written off. A child's prior
+is its parent's mean (kappa rewards strong); the sprouting arm is worth what a sibling's first rewards were, times the
+chance that a name is found; it is open only while the questions asked suffice for the leaves there are (progressive
+widening), and not during the pause after a failure. Uniform, to compare with: every leaf is as likely, and the
+sprouting arm is taken whenever it is open.
 """
 
 from __future__ import annotations
