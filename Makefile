@@ -25,7 +25,7 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 EDITABLE := --no-build-isolation --constraint constraints.txt --editable
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help run test unit lint types demo bench-gateway bench-demo bench-encoders bench-routing bench-templates bench-templates-live bench-bohdi bench-bohdi-live vllm constraints clean
+.PHONY: help run test unit lint types demo bench-gateway bench-demo bench-encoders bench-routing bench-templates bench-templates-live bench-bohdi bench-bohdi-live bench-distill vllm constraints clean
 
 help: ## Say what there is to make
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | column -t -s '|'
@@ -92,6 +92,10 @@ bench-bohdi: $(STATE)/dev ## Measure Bohdi's exploration on simulators, real log
 bench-bohdi-live: $(STATE)/dev ## Let small models explore what a target lacks, and train it: three policies, five seeds
 	@echo "== Measuring Bohdi on live models (about twenty minutes)"
 	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.bohdi_live $(RUN)
+
+bench-distill: $(STATE)/dev ## Measure alignment, the fused loss, the signal store and interference; RUN=--quick for a part
+	@echo "== Measuring distillation (about half an hour; what an earlier run has trained is not trained again)"
+	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.distill $(RUN)
 
 vllm: .vllm/.ready ## Install a vLLM for the CPU in an environment of its own (3.5 GB)
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
-Divergence = Literal["forward", "reverse", "jsd"]
-"""`forward`: cross-entropy H(P, Q), the paper's; `reverse`: KL(Q || P); `jsd`: the generalised JSD of GKD, beta 0.5."""
+Divergence = Literal["forward", "reverse", "jsd", "uld"]
+"""`forward`: cross-entropy H(P, Q), the paper's; `reverse`: KL(Q || P); `jsd`: the generalised JSD of GKD, beta 0.5;
+`uld`: Universal Logit Distillation, a baseline, at temperature 1 only (see `sorted_l1`)."""
 
 LEAST = 1e-9
 """Floor under a probability inside a logarithm."""
@@ -61,7 +62,7 @@ def training_loss(
     ------
     ValueError: `mix` outside [0, 1], a temperature of 0 or less, or shapes that do not fit.
     """
-    _require(logits, labels, rows, weights, mix, temperature)
+    _require(logits, labels, rows, weights, mix, temperature, divergence)
     learned = labels >= 0
     log_total = logits.logsumexp(dim=-1)
     at_label = logits.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
@@ -83,10 +84,19 @@ def fused_loss(
 
     `log_total` [N]: logsumexp of `logits / temperature`. The square of the temperature keeps gradients of one size.
     """
+    import torch
+
     shares = _shares(rows, weights)
-    summed = logits.new_zeros(logits.shape[0])
-    for index, source in enumerate(rows):
-        summed = summed + shares[:, index] * _divergence(logits, log_total, source, divergence, temperature)
+    if divergence == "uld":
+        parts = [sorted_l1(logits, source) for source in rows]
+    else:
+        # One gather for all sources: its backward pass writes a gradient of the vocabulary's size once, not K times.
+        named = torch.cat([source.ids for source in rows], dim=-1).clamp_min(0)
+        said = logits.gather(-1, named).split([source.ids.shape[-1] for source in rows], dim=-1)
+        parts = [
+            _divergence(at, log_total, source, divergence, temperature) for at, source in zip(said, rows, strict=True)
+        ]
+    summed = (shares * torch.stack(parts, dim=-1)).sum(dim=-1)
     taught = (shares.sum(dim=-1) > 0).to(logits.dtype)
     return temperature**2 * _mean(summed, taught if counts is None else taught * counts)
 
@@ -100,12 +110,13 @@ def _shares(rows: Sequence[TeacherRows], weights: Tensor) -> Tensor:
     return kept / kept.sum(dim=-1, keepdim=True).clamp_min(LEAST)
 
 
-def _divergence(logits: Tensor, log_total: Tensor, source: TeacherRows, kind: Divergence, temperature: float) -> Tensor:
-    """[N] nats; finite everywhere, and meaningless where the source is not valid (its share is 0 there)."""
+def _divergence(said: Tensor, log_total: Tensor, source: TeacherRows, kind: Divergence, temperature: float) -> Tensor:
+    """[N] nats, from the logits [N, k] of the tokens that the source names; finite everywhere, and meaningless where
+    the source is not valid (its share is 0 there)."""
     import torch
 
     named = source.ids >= 0
-    log_q = logits.gather(-1, source.ids.clamp_min(0)) / temperature - log_total.unsqueeze(-1)
+    log_q = said / temperature - log_total.unsqueeze(-1)
     log_q = torch.where(named, log_q, torch.zeros_like(log_q))
     q = torch.where(named, log_q.exp(), torch.zeros_like(log_q))
     rest = (1.0 - q.sum(dim=-1)).clamp_min(LEAST)
@@ -158,12 +169,15 @@ def _mean(values: Tensor, counts: Tensor) -> Tensor:
 
 
 def _require(
-    logits: Tensor, labels: Tensor, rows: Sequence[TeacherRows], weights: Tensor, mix: float, temperature: float
-) -> None:
+    logits: Tensor, labels: Tensor, rows: Sequence[TeacherRows], weights: Tensor, mix: float, temperature: float,
+    divergence: Divergence,
+) -> None:  # fmt: skip
     if not 0.0 <= mix <= 1.0:
         raise ValueError(f"expected a mix in [0, 1], got {mix}")
     if temperature <= 0.0:
         raise ValueError(f"expected a temperature above 0, got {temperature}")
+    if divergence == "uld" and temperature != 1.0:
+        raise ValueError(f"uld compares probabilities as they are: expected a temperature of 1, got {temperature}")
     if logits.shape[:1] != labels.shape:
         raise ValueError(f"expected labels of shape [{logits.shape[0]}], got {list(labels.shape)}")
     if rows and tuple(weights.shape) != (logits.shape[0], len(rows)):

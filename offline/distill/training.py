@@ -71,6 +71,8 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             raise ValueError(f"mix must be in [0, 1], got {self.mix}")
         if self.learning_rate <= 0.0 or self.temperature <= 0.0:
             raise ValueError("learning_rate and temperature must be above 0")
+        if self.divergence == "uld" and self.temperature != 1.0:
+            raise ValueError(f"uld compares probabilities as they are: temperature must be 1, got {self.temperature}")
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

@@ -105,6 +105,15 @@ def test_sorted_l1_is_zero_for_the_same_distribution_and_does_not_see_which_toke
     torch.testing.assert_close(sorted_l1(p.log().roll(1, -1), source), nothing, atol=1e-9, rtol=0)
 
 
+def test_uld_can_be_chosen_as_the_loss() -> None:
+    (one, _), (two, _) = rows(4), rows(5)
+    x = logits()
+    made = fused_loss(x, x.logsumexp(-1), [one, two], even(2), "uld")
+    torch.testing.assert_close(made, (0.5 * sorted_l1(x, one) + 0.5 * sorted_l1(x, two)).mean())
+    with pytest.raises(ValueError, match="expected a temperature of 1"):
+        training_loss(x, torch.arange(N), [one], even(1), mix=0.5, divergence="uld", temperature=2.0)
+
+
 @pytest.mark.parametrize(("mix", "temperature", "said"), [(1.5, 1.0, "a mix in"), (0.5, 0.0, "a temperature above 0")])
 def test_wrong_settings_are_told(mix: float, temperature: float, said: str) -> None:
     source, _ = rows(1)

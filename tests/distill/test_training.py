@@ -222,7 +222,9 @@ def test_nothing_to_train_on_is_told(tmp_path: Path) -> None:
         train(model(), [], even(0), settings(), tmp_path, recipe="r", pad=0)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"mix": 2.0}, {"learning_rate": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"mix": 2.0}, {"learning_rate": 0.0}, {"divergence": "uld", "temperature": 2.0}]
+)
 def test_wrong_settings_are_told(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         settings(**wrong)

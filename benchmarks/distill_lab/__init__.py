@@ -1,0 +1,1 @@
+"""What the benchmark of the distillation measures, one question per file."""

@@ -1,0 +1,58 @@
+"""The benchmark of the distillation on little: it measures what it says it measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from benchmarks.distill import bar_of, main, measured_live  # noqa: E402
+from benchmarks.distill_lab import alignment, memory, store  # noqa: E402
+
+
+@pytest.mark.slow
+def test_the_quick_part_runs_and_meets_the_bars_that_do_not_depend_on_the_machine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    main(["--quick"])
+    told = capsys.readouterr().out
+    assert "aligned_share_min" in told
+    assert "store_bytes_per_token" in told
+
+
+def test_every_position_is_aligned_and_no_gradient_is_wrong() -> None:
+    rows = alignment.aligned(2, 900) + alignment.copying(1, 900) + alignment.gradients(2, 900)
+    bar = bar_of(rows)
+    assert bar["aligned_share_min"] >= 0.99
+    assert bar["gradient_worst"] < 1e-3
+    assert bar["copied_share"] == 0.0
+    assert bar["copied_share_published"] > 0.1
+    assert {row["text"] for row in rows if row["what"] == "aligned"} == {"english", "code", "chinese"}
+
+
+def test_memory_is_that_of_the_tensors() -> None:
+    row = memory.memory(1, 640, 4_000, 2)
+    each = memory.size_of(memory.rows_of(640, 4_000, 0))
+    assert each == 640 * (33 * (8 + 4) + 4 + 1)
+    assert row["targets_mb"] == pytest.approx(2 * each / 1e6)
+    assert row["dense_mb"] == pytest.approx(2 * 640 * 4_000 * 2 / 1e6)
+    held = memory.peak_bytes(lambda: torch.zeros(1000, dtype=torch.float32).sum())
+    assert 4_000 <= held < 6_000
+
+
+def test_a_stored_signal_is_small_and_comes_back(tmp_path: Path) -> None:
+    row = store.stored(tmp_path, 8, rounds=1)
+    assert row["bytes_per_token"] < 150
+    assert row["write_mb_s"] > 0
+
+
+def test_figures_of_the_live_demonstration_are_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert measured_live(tmp_path) == {}
+    assert "tokamak demo distill" in capsys.readouterr().out
+    (tmp_path / "distill_live.json").write_bytes(orjson.dumps({"bar": {"useless_teacher_weight": 0.01, "x": 1}}))
+    assert measured_live(tmp_path) == {"useless_teacher_weight": 0.01}
