@@ -25,7 +25,9 @@ def steps(traffic: TrafficMapped | None, weight: float) -> Counter[str]:
         tree.apply(episode(number, number % 4, reward=float(number // 4 % 2)))
     if traffic is not None:
         tree.apply(traffic)
-    rules = Settings(target=TARGET, sources=(LARGE, OTHER), traffic=weight, leaf_questions=0.0, breadth=0.01)
+    rules = Settings(
+        target=TARGET, sources=(LARGE, OTHER), traffic=weight, leaf_questions=0.0, breadth=0.01, even_share=0.0
+    )
     rng = np.random.default_rng(0)
     return Counter(walk_step(tree, ROOT, rng, rules) for _ in range(DRAWS))
 
