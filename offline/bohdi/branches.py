@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from offline.bohdi.events import ROOT
 from offline.bohdi.leaf_means import posterior_means
+from offline.bohdi.node import Node
 from offline.bohdi.settings import Settings
-from offline.bohdi.tree import Node, Tree
+from offline.bohdi.tree import Tree
 
 SPROUT: Final = "sprout"
 """What a walk chooses where a new domain is to be added. No node has this id."""

@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from offline.bohdi.events import Reborn
+from offline.bohdi.node import Node
 from offline.bohdi.settings import Settings
-from offline.bohdi.tree import Node, Tree
+from offline.bohdi.tree import Tree
 from routers.evidence.window_test import Comparison, benjamini_hochberg, published, two_sums
 
 PUBLISHED_THRESHOLD: Final = 0.2

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offline.bohdi.events import ROOT
-from offline.bohdi.tree import Node, Tree
+from offline.bohdi.node import Node
+from offline.bohdi.tree import Tree
 
 F64 = NDArray[np.float64]
 

@@ -22,7 +22,8 @@ from offline.bohdi.events import (
     TargetChanged,
 )
 from offline.bohdi.log import EpisodeLog
-from offline.bohdi.tree import Node, Tree
+from offline.bohdi.node import Node
+from offline.bohdi.tree import Tree
 from registry.bohdi_status import (
     LAYOUT,
     BohdiUnreadable,

@@ -19,12 +19,12 @@ from offline.bohdi.draw import DRAWS, Wanted, draw
 from offline.bohdi.events import Retired, TargetChanged
 from offline.bohdi.export import export
 from offline.bohdi.log import EpisodeLog
+from offline.bohdi.node import Node
 from offline.bohdi.rounds import RoundReport, Told, meditate, plant
 from offline.bohdi.settings import Settings, SettingsError, read_settings
 from offline.bohdi.status import refresh_status
 from offline.bohdi.steer import Landmarks, Mapped, map_traffic, questions_by_leaf
 from offline.bohdi.training_set import Manifest
-from offline.bohdi.tree import Node
 from registry.arms import Pool
 from registry.atomic_files import place_file
 from registry.bohdi_status import TreeMissing, TreeStatus

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from offline.bohdi.events import AnyEvent, TargetChanged
 from offline.bohdi.log import EpisodeLog
-from offline.bohdi.tree import Node, Tree
+from offline.bohdi.node import Node
+from offline.bohdi.tree import Tree
 from tests.bohdi.events_at_random import histories
 
 
