@@ -22,9 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.distill_lab import alignment, memory, store
+from benchmarks.distill_lab.interference import interference
 from benchmarks.result_file import RESULTS, write_result
 
 Row = dict[str, Any]
+DATA = ("mmlu_pro.parquet", "zeroeval.parquet")
+"""The files that interference reads."""
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "distill"
 LIVE = ("live_min_family_share", "live_average_minus_best_source", "useless_teacher_weight")
 NOTES = {
@@ -33,6 +36,7 @@ NOTES = {
     "copied_share": "positions where nearly all mass is on the token before, though another one stands there",
     "x_dense": "bytes of stacked dense targets in bfloat16 over bytes of the sparse rows of the same step",
     "x_clm": "CPU time of whole training steps, fused over plain, taken in turns in one process",
+    "degraded": "domains in which a fused model is worse by a paired bootstrap, summed over seeds; gain in bits per byte",
     "times": "others: write, copy and read by the wall clock on a shared machine; compare them with each other alone",
 }
 
@@ -52,6 +56,17 @@ def measured(quick: bool, scratch: Path) -> list[Row]:
     rows.append(memory.step_time(*shape))
     rows += [store.stored(scratch, 32 if quick else 512, vocabulary=size) for size in (50_000, 150_000)]
     return rows
+
+
+def interfered(cache: Path) -> list[Row]:
+    """The rows of interference; none, and why, where the logs are not there."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("TOKAMAK_SHARED_DATA") or beside)
+    missing = [name for name in DATA if not (folder / name).is_file()]
+    if missing:
+        print(f"interference is left out: there is no {missing[0]} in {folder}; set TOKAMAK_SHARED_DATA to the logs")
+        return []
+    return interference(folder, cache)
 
 
 def bar_of(rows: Sequence[Row]) -> dict[str, float]:
@@ -108,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with tempfile.TemporaryDirectory() as scratch:
         rows = measured(chosen.quick, Path(scratch))
+    rows += [] if chosen.quick else interfered(chosen.cache)
     bar = bar_of(rows)
     if not chosen.quick:
         bar |= measured_live()

@@ -28,6 +28,8 @@ from registry.atomic_files import place_file
 SHARD = 512
 """Signals in a shard."""
 LAYOUT = 1
+NONE_NARROW, NONE_WIDE, WIDEST = 0xFFFF, 0x3FFFF, 18
+"""What stands for no token in ids of 16 and of 18 bits."""
 
 
 class SignalStoreError(RuntimeError):
@@ -151,24 +153,48 @@ def score_all(
 
 
 def _packed(signals: Sequence[TeacherSignal]) -> dict[str, NDArray[np.generic]]:
-    """One array of each kind. Token ids under 65,536 take two bytes; spans are kept as lengths."""
+    """One array of each kind; spans are kept as lengths."""
 
     def joined(name: str) -> NDArray[np.generic]:
         found: NDArray[np.generic] = np.concatenate([getattr(signal, name) for signal in signals])
         return found
 
-    ids = joined("top_ids").astype(np.int32)
-    small = int(ids.max(initial=0)) < np.iinfo(np.uint16).max
     return {
         "token_ids": joined("token_ids"),
         "lengths": np.concatenate([np.diff(signal.byte_spans, axis=1)[:, 0] for signal in signals]).astype(np.uint16),
-        # No token is written as the largest number.
-        "top_ids": np.where(ids < 0, np.iinfo(np.uint16).max, ids).astype(np.uint16) if small else ids,
+        **_packed_ids(joined("top_ids").astype(np.int32)),
         "top_logprobs": joined("top_logprobs"),
         "tail_logprob": joined("tail_logprob"),
         "gold_logprob": joined("gold_logprob"),
         "known": joined("known"),
     }
+
+
+def _packed_ids(ids: NDArray[np.int32]) -> dict[str, NDArray[np.generic]]:
+    """Ids [R, k] of vocabularies under 65,536 take two bytes, under 262,144 two bytes and two bits; no token is written
+    as the largest number."""
+    bits = max(int(ids.max(initial=0)) + 1, 1).bit_length()
+    if bits > WIDEST:
+        return {"top_ids": ids}
+    written = np.where(ids < 0, NONE_WIDE if bits > 16 else NONE_NARROW, ids).astype(np.uint32)
+    low = (written & NONE_NARROW).astype(np.uint16)
+    if bits <= 16:
+        return {"top_ids": low}
+    high = (written >> 16).astype(np.uint8)
+    pairs = np.stack([high >> 1, high & 1], axis=-1).reshape(len(ids), -1)
+    return {"top_ids": low, "top_ids_high": np.packbits(pairs, axis=1)}
+
+
+def _unpacked_ids(arrays: dict[str, NDArray[np.generic]], begin: int, end: int) -> NDArray[np.int32]:
+    ids = arrays["top_ids"][begin:end].astype(np.int32)
+    if arrays["top_ids"].dtype != np.uint16:
+        return ids
+    if "top_ids_high" not in arrays:
+        return np.where(ids == NONE_NARROW, np.int32(-1), ids)
+    bits = np.unpackbits(arrays["top_ids_high"][begin:end].astype(np.uint8), axis=1, count=2 * ids.shape[1])
+    pairs = bits.reshape(*ids.shape, 2).astype(np.int32)
+    ids |= (pairs[..., 0] << 17) | (pairs[..., 1] << 16)
+    return np.where(ids == NONE_WIDE, np.int32(-1), ids)
 
 
 def _unpacked(
@@ -180,15 +206,12 @@ def _unpacked(
     text: str,
     capability: Capability,
 ) -> TeacherSignal:
-    ids = arrays["top_ids"][begin:end]
-    if ids.dtype == np.uint16:
-        ids = np.where(ids == np.iinfo(np.uint16).max, np.int32(-1), ids.astype(np.int32))
     ends = np.cumsum(arrays["lengths"][begin:end].astype(np.int32), dtype=np.int32)
     spans = np.stack([ends - arrays["lengths"][begin:end].astype(np.int32), ends], axis=1)
     return TeacherSignal(
         model_hash=model, tokenizer_hash=tokenizer, text_hash=text, capability=capability,
         token_ids=arrays["token_ids"][begin:end].astype(np.int32), byte_spans=spans.astype(np.int32),
-        top_ids=ids.astype(np.int32), top_logprobs=arrays["top_logprobs"][begin:end].astype(np.float16),
+        top_ids=_unpacked_ids(arrays, begin, end), top_logprobs=arrays["top_logprobs"][begin:end].astype(np.float16),
         tail_logprob=arrays["tail_logprob"][begin:end].astype(np.float16),
         gold_logprob=arrays["gold_logprob"][begin:end].astype(np.float32),
         known=arrays["known"][begin:end].astype(np.bool_),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 
@@ -12,6 +13,7 @@ pytest.importorskip("transformers")
 
 from benchmarks.distill import bar_of, main, measured_live  # noqa: E402
 from benchmarks.distill_lab import alignment, memory, store  # noqa: E402
+from benchmarks.distill_lab.interference import Trial, table  # noqa: E402
 
 
 @pytest.mark.slow
@@ -49,6 +51,29 @@ def test_a_stored_signal_is_small_and_comes_back(tmp_path: Path) -> None:
     row = store.stored(tmp_path, 8, rounds=1)
     assert row["bytes_per_token"] < 150
     assert row["write_mb_s"] > 0
+
+
+def test_interference_is_counted_against_the_base_and_plain_training() -> None:
+    rng = np.random.default_rng(0)
+    domains = ["a"] * 40 + ["b"] * 40
+    base = rng.normal(-3.0, 0.3, 80)
+    better, worse_in_b = base + 0.1, base + np.where(np.array(domains) == "b", -0.2, 0.3)
+    trials = [
+        Trial(0, 2, "none", better, {}),
+        Trial(0, 2, "em", better + 0.02, {"noisy": 0.01}),
+        Trial(0, 2, "min_ce", better, {}),
+        Trial(0, 2, "uniform", worse_in_b, {"noisy": 0.5}),
+    ]
+    rows = table(trials, {0: base}, domains)
+    found = {row["method"]: row for row in rows[:-1]}
+    assert (found["em"]["degraded_vs_base"], found["uniform"]["degraded_vs_base"]) == (0, 1)
+    assert (found["em"]["degraded_vs_clm"], found["uniform"]["degraded_vs_clm"]) == (0, 1)
+    assert found["em"]["weight_of_noisy"] == 0.01
+    assert found["none"]["gain_over_clm"] == 0.0
+    bar = rows[-1]["bar"]
+    assert bar["degraded_x_uniform"] == bar["degraded_vs_clm_x_uniform"] == 0.0
+    assert bar["avg_minus_clm_lo"] == pytest.approx(0.02)
+    assert bar_of(rows)["avg_minus_min_ce"] == pytest.approx(0.02)
 
 
 def test_figures_of_the_live_demonstration_are_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
