@@ -81,7 +81,7 @@ def answers_from_log(
 
     What comes of them is visible to the key that asked alone, unless `shared`, or unless the request's workload matches
     one of the globs `shared_workloads`. Left out: whatever was sent with `store: false` or is `erased`, what was not
-    answered completely, and answers without text.
+    answered completely, what came once more from the cache, and answers without text.
     """
     scores: dict[str, dict[str, list[float]]] = {}
     for score in log.read_scores(since, until):
@@ -98,6 +98,8 @@ def answers_from_log(
 
 def _logged(interaction: Interaction, scores: Mapping[str, list[float]], shared: bool) -> Answer | None:
     if not interaction.stored or interaction.outcome != "ok" or not interaction.query_text or not interaction.response:
+        return None
+    if interaction.cached_from is not None:
         return None
     text = answer_text(interaction.response, interaction.stream)
     if not text or interaction.arm is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from traffic.records import Interaction
 
-REASONS = ("unanswered", "pinned", "unscored", "fell_back", "cascaded")
-"""Keys of the counts in reports: no answer came; the arm was asked for by name, so nothing was drawn; nobody said what
-the answer is worth; another arm answered than was drawn; which answer was kept depended on the answers."""
+REASONS = ("unanswered", "cached", "pinned", "unscored", "fell_back", "cascaded")
+"""Keys of the counts in reports: no answer came; an earlier one came again from the cache; the arm was asked for by
+name, so nothing was drawn; nobody said what the answer is worth; another arm answered than was drawn; which answer was
+kept depended on the answers."""
 
 
 def why_left_out(interaction: Interaction, said: list[float] | None, *, drawn: bool) -> str | None:
@@ -20,6 +21,8 @@ def why_left_out(interaction: Interaction, said: list[float] | None, *, drawn: b
     decision = interaction.decision
     if interaction.outcome != "ok" or interaction.arm is None:
         return "unanswered"
+    if interaction.cached_from is not None:
+        return "cached"
     if decision is None and drawn:
         return "pinned"
     if said is None:

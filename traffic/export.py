@@ -86,6 +86,7 @@ def flywheel_line(record: Interaction) -> dict[str, Any] | None:
         "template_ids": record.template_ids,
         "retrieved": record.retrieved,
         "withheld": record.withheld,
+        "cached_from": record.cached_from,
         "user": record.user,
         "session": record.session,
         "schema": record.schema,
@@ -126,8 +127,10 @@ def training_row(record: Interaction, said: list[tuple[str, float]]) -> dict[str
     """A row of `TRAINING`; None for what is not stored, not complete, of no arm, or not scored.
 
     An answer of another arm than the one that was drawn (a fallback) is left out too, and so is what a cascade let
-    pass: no propensity is known for it.
+    pass: no propensity is known for it. What came from the cache is one earlier answer told again.
     """
+    if record.cached_from is not None:
+        return None
     if not record.stored or record.outcome != "ok" or not record.query_text or record.arm is None or not said:
         return None
     if record.decision is not None and (record.decision.arm != record.arm or record.decision.cascade is not None):

@@ -115,11 +115,16 @@ def add_retrieved_templates(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE interactions ADD COLUMN withheld INTEGER")
 
 
+def add_cached_from(db: sqlite3.Connection) -> None:
+    db.execute("ALTER TABLE interactions ADD COLUMN cached_from TEXT")
+
+
 STEPS: tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...] = (
     ("2026-11-21 interactions", create_interactions),
     ("2026-11-21 feedback and scores", create_feedback_and_scores),
     ("2026-11-21 features", add_features),
     ("2026-11-21 retrieved templates", add_retrieved_templates),
+    ("2026-11-21 answers of the cache", add_cached_from),
 )
 
 

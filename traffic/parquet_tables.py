@@ -32,7 +32,7 @@ INTERACTIONS: Columns = {
     "win_probability": "double", "threshold": "double", "cascade_first": "string", "cascade_then": "string",
     "cascade_signal": "string", "cascade_value": "double", "escalated": "bool", "feature_set": "string",
     "features": "binary", "withheld": "bool", "withheld_from": "string", "retrieved": "retrieved",
-    "query_text": "string", "request": "binary", "response": "binary",
+    "cached_from": "string", "query_text": "string", "request": "binary", "response": "binary",
 }  # fmt: skip
 ATTEMPTS: Columns = {
     "interaction_id": "string", "ordinal": "int32", "arm": "string", "endpoint": "string", "outcome": "string",

@@ -143,7 +143,8 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
     or would be in it if a `thought` arm is asked, with their similarities; `withheld` says that a `thought` arm was
     drawn and asked without them, as a control. `answer_id` is the id inside
     the upstream's answer (`chatcmpl-...`) and `client_request_id` the `x-request-id` that the client sent: feedback may
-    name either.
+    name either. `cached_from` is the id of the earlier interaction whose answer the client got from the cache: no arm
+    was called, `arm` and `usage` are those of that answer, and `cost_usd` is 0.
     """
 
     id: str
@@ -181,6 +182,7 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
     features: bytes | None = None
     request: bytes | None = None
     response: bytes | None = None
+    cached_from: str | None = None
     schema: int = SCHEMA_VERSION
 
 

@@ -18,7 +18,7 @@ INTERACTION_COLUMNS = (
     "session", "workload", "requested_model", "route", "arm", "model", "stream", "stored", "error_code", "router",
     "propensity", "explored", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost_usd",
     "overhead_s", "ttft_s", "latency_s", "attempts_count", "encoder", "schema", "template_ids", "attempts", "decision",
-    "vector", "feature_set", "features", "retrieved", "withheld",
+    "vector", "feature_set", "features", "retrieved", "withheld", "cached_from",
 )  # fmt: skip
 FEEDBACK_COLUMNS = (
     "id", "interaction_id", "created_at", "metric", "value", "verdict", "demonstration", "episode_id", "tags",
@@ -62,6 +62,7 @@ def interaction_row(seq: int, record: Interaction) -> Row:
         None if record.vector is None else bytearray(record.vector), record.feature_set,
         None if record.features is None else bytearray(record.features),
         bytearray(_pack(record.retrieved)) if record.retrieved else None, 1 if record.withheld else None,
+        record.cached_from,
     )  # fmt: skip
     return tuple([NULL if value is None else value for value in values])
 
@@ -80,7 +81,7 @@ def interaction_from_row(row: Row, content: Row | None) -> Interaction:
         workload, requested_model, route,
         arm, model, stream, stored, error_code, _, _, _, prompt, completion, cached, reasoning, cost_usd, overhead_s,
         ttft_s, latency_s, _, encoder, schema, template_ids, attempts, decision, vector,
-        feature_set, features, retrieved, withheld,
+        feature_set, features, retrieved, withheld, cached_from,
     ) = row  # fmt: skip
     usage = Usage(prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached, reasoning_tokens=reasoning)
     query_text, request, response = content or (None, None, None)
@@ -94,7 +95,7 @@ def interaction_from_row(row: Row, content: Row | None) -> Interaction:
         latency_s=latency_s, template_ids=() if template_ids is None else _unpack_strings(template_ids),
         retrieved=() if retrieved is None else _unpack_retrieved(retrieved), withheld=bool(withheld),
         query_text=query_text, encoder=encoder, vector=vector, feature_set=feature_set, features=features,
-        request=request, response=response, schema=schema,
+        request=request, response=response, cached_from=cached_from, schema=schema,
     )  # fmt: skip
 
 

@@ -11,7 +11,10 @@ from traffic.log import TrafficLog
 
 
 class ArmSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What one arm did. Sums are over the answers that reported the figure; None where none did."""
+    """What one arm did. Sums are over the answers that reported the figure; None where none did.
+
+    Tokens are those that the arm has made or read: an answer from the cache adds none.
+    """
 
     arm: str
     requests: int
@@ -62,10 +65,11 @@ def summarize(log: TrafficLog, since: float = 0.0, until: float | None = None) -
         tally.scores += scores.get(record.id, [])
         if record.cost_usd is not None:
             tally.cost_usd = (tally.cost_usd or 0.0) + record.cost_usd
-        if record.usage is not None and record.usage.prompt_tokens is not None:
-            tally.prompt_tokens = (tally.prompt_tokens or 0) + record.usage.prompt_tokens
-        if record.usage is not None and record.usage.completion_tokens is not None:
-            tally.completion_tokens = (tally.completion_tokens or 0) + record.usage.completion_tokens
+        usage = record.usage if record.cached_from is None else None
+        if usage is not None and usage.prompt_tokens is not None:
+            tally.prompt_tokens = (tally.prompt_tokens or 0) + usage.prompt_tokens
+        if usage is not None and usage.completion_tokens is not None:
+            tally.completion_tokens = (tally.completion_tokens or 0) + usage.completion_tokens
     return LogSummary(
         interactions=sum(outcomes.values()), without_content=without_content, outcomes=dict(outcomes),
         feedback=sum(1 for _ in log.read_feedback(since, until)), scores=sum(len(found) for found in scores.values()),

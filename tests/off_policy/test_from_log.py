@@ -62,7 +62,7 @@ async def test_decisions_come_with_their_chances_and_what_is_left_out_is_counted
     found = decisions_from_log(log, HashEncoder())
     await log.close()
     assert found.counts == {
-        "read": 10, "used": 3, "unanswered": 1, "pinned": 1, "unscored": 1, "fell_back": 1, "cascaded": 1,
+        "read": 10, "used": 3, "unanswered": 1, "cached": 0, "pinned": 1, "unscored": 1, "fell_back": 1, "cascaded": 1,
         "deterministic": 1, "encoder_mismatch": 1,
     }  # fmt: skip
     decisions = found.decisions

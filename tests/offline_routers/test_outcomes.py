@@ -83,10 +83,12 @@ async def test_what_says_nothing_about_an_arm_is_left_out_and_counted(tmp_path: 
         interaction(5, None, "rejected", outcome="rejected"),
         interaction(6, "b", None),
         score(6, 1.0),
+        interaction(7, "b", "told again", cached_from="chatcmpl-1"),
+        score(7, 1.0),
     )
     assert found.outcomes.arms == ("a",)
-    left_out = {"unscored": 1, "fell_back": 1, "cascaded": 0, "unanswered": 2, "no_text": 1}
-    assert found.counts == {"read": 6, "used": 1, **left_out}
+    left_out = {"unscored": 1, "fell_back": 1, "cascaded": 0, "unanswered": 2, "no_text": 1, "cached": 1}
+    assert found.counts == {"read": 7, "used": 1, **left_out}
 
 
 async def test_a_query_without_its_text_is_known_by_its_vector(tmp_path: Path) -> None:

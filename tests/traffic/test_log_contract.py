@@ -31,7 +31,15 @@ async def test_every_field_comes_back_as_it_went_in(log: TrafficLog) -> None:
         interaction(1),
         bare(2),
         interaction(3, stream=True, outcome="aborted", usage=Usage(cached_tokens=0), response=b"data: x\n\n\xff\x00"),
-        interaction(4, session="s", workload="w", error_code="deadline_exceeded", overhead_s=0.001, ttft_s=0.2),
+        interaction(
+            4,
+            session="s",
+            workload="w",
+            error_code="deadline_exceeded",
+            overhead_s=0.001,
+            ttft_s=0.2,
+            cached_from="i-1",
+        ),
         interaction(5, decision=decision(cascade=CASCADE)),
     ]
     for record in records:
@@ -67,7 +75,7 @@ async def test_an_id_goes_before_an_answer_id_and_that_before_a_client_request_i
 
 
 def test_the_sample_sets_every_field_so_that_none_can_be_forgotten() -> None:
-    sample = interaction(4, session="s", workload="w", error_code="e", overhead_s=0.001, ttft_s=0.2)
+    sample = interaction(4, session="s", workload="w", error_code="e", overhead_s=0.001, ttft_s=0.2, cached_from="i")
     assert [field for field in sample.__struct_fields__ if getattr(sample, field) is None] == []
 
 

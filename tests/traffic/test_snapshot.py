@@ -248,13 +248,13 @@ async def test_training_rows_are_the_scored_answers_and_nothing_else(log: Sqlite
     log.append(score(10, value=0.25))
     for number, changes in (
         (5, {"outcome": "aborted"}), (6, {"stored": False}), (7, {"arm": "large"}), (8, {"query_text": None}),
-        (9, {"decision": decision(cascade=CASCADE)}),
+        (9, {"decision": decision(cascade=CASCADE)}), (11, {"decision": None, "cached_from": "chatcmpl-000010"}),
     ):  # fmt: skip
         log.append(routed(number, **changes))
         log.append(score(number))
     await log.flush()
     done = write_training_rows(log, tmp_path / "train.parquet")
-    assert (done.written, done.left_out) == (4, 6)
+    assert (done.written, done.left_out) == (4, 7)
     read = pyarrow.parquet.read_table(tmp_path / "train.parquet").to_pylist()
     assert [(r["query_id"], r["score"], r["score_kind"]) for r in read] == [
         ("chatcmpl-000001", 0.75, "exact_match+judge"),

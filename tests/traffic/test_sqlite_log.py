@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.traffic.samples import bare, feedback, interaction, score
 from traffic import sqlite_rows
 from traffic.log import LogError
-from traffic.migrations import STEPS, add_features, add_retrieved_templates, create_interactions
+from traffic.migrations import STEPS, add_cached_from, add_features, add_retrieved_templates, create_interactions
 from traffic.records import Interaction, Usage
 from traffic.sqlite_log import SqliteLog, SqliteStore, open_for_writing
 from traffic.write_queue import QueueLimits, WriteQueue
@@ -305,7 +305,7 @@ blobs = st.none() | st.binary(max_size=50)
         cost_usd=numbers, overhead_s=numbers, ttft_s=numbers, latency_s=numbers,
         template_ids=st.lists(st.text(max_size=5), max_size=3).map(tuple), query_text=texts, encoder=texts,
         retrieved=st.lists(st.tuples(st.text(max_size=5), st.floats(-1, 1)), max_size=3).map(tuple),
-        withheld=st.booleans(),
+        withheld=st.booleans(), cached_from=texts,
         vector=st.none() | st.binary(min_size=4, max_size=50), feature_set=texts,
         features=st.none() | st.binary(min_size=4, max_size=50), request=blobs, response=blobs,
     )
@@ -315,6 +315,7 @@ def test_any_interaction_equals_itself_after_a_row(record: Interaction) -> None:
         create_interactions(db)
         add_features(db)
         add_retrieved_templates(db)
+        add_cached_from(db)
         db.execute(sqlite_rows.INSERT_INTERACTION, sqlite_rows.interaction_row(7, record))
         row = db.execute(f"SELECT {', '.join(sqlite_rows.INTERACTION_COLUMNS)} FROM interactions").fetchone()
     content = sqlite_rows.content_row(7, record)
