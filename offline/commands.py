@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, ParamSpec, TypeVar
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import typer
 from rich.console import Console
 
 from encoders.catalogue import load_encoder
-from encoders.protocol import EncoderUnavailable
 from offline.admin_client import DEFAULT_ADMIN, AdminUrl, queue_training
+from offline.explaining import explaining
 from offline.outcome_file import outcomes_from_file, read_prices
 from offline.outcomes import LoggedOutcomes, outcomes_from_log
 from offline.routing.evaluate import Evaluation, evaluate, rendered
@@ -25,15 +23,12 @@ from registry.drift_records import read_drift, since_by_arm
 from registry.rollouts import RolloutError, Rollouts, operator
 from routers.catalogue import KIND, load_router
 from routers.protocol import Outcomes
-from traffic.log import LogError
 from traffic.stores import open_log
 
 DATA_DIR = Path("tokamak-data")
 ARTIFACTS_FOLDER = "artifacts"
 LOG_FILE = "traffic.db"
 SQLITE = "sqlite:///"
-MISTAKE = 2
-"""Exit code after a mistake of the user, or data that nothing can be learned from."""
 
 Log = Annotated[str | None, typer.Option(help="Traffic log, a URL; the one in the data folder if left out.")]
 Data = Annotated[
@@ -45,26 +40,6 @@ EncoderName = Annotated[str, typer.Option(help="Encoder of the gateway (`routers
 Seed = Annotated[int, typer.Option(help="Seed of the split and of the learning.")]
 Since = Annotated[float, typer.Option(help="Only interactions from this Unix time on.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def explaining(command: Callable[P, R]) -> Callable[P, R]:
-    """The command with errors that a user can do something about told in one line on stderr, with exit code 2."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except ModuleNotFoundError as error:
-            typer.echo(f"error: {error.name} is not installed here; run `pip install 'tokamak[learn]'`", err=True)
-            raise typer.Exit(MISTAKE) from None
-        except (ArtifactError, EncoderUnavailable, LogError, ValueError, OSError) as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(MISTAKE) from None
-
-    return run
 
 
 @explaining

@@ -12,8 +12,9 @@ import typer
 
 from offline.answers import Answer, answers_from_file, answers_from_log
 from offline.bohdi.contamination import read_benchmarks
-from offline.commands import DATA_DIR, AsJson, DataDir, Log, Since, explaining, log_url
+from offline.commands import DATA_DIR, AsJson, DataDir, Log, Since, log_url
 from offline.curate import Curated, Curation, CurationError, Setting, curate, from_bohdi, write_conversations
+from offline.explaining import explaining
 from traffic.stores import open_log
 
 

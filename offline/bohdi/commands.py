@@ -5,10 +5,8 @@ What learning needs is imported by the command that needs it: the list of comman
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -16,7 +14,7 @@ from rich.console import Console
 
 from offline.admin_client import DEFAULT_ADMIN, Admin, AdminUrl
 from offline.commands import DATA_DIR, DataDir, EncoderName, Log, log_url
-from offline.commands import explaining as explaining_offline
+from offline.explaining import explaining_with
 from registry.bohdi_status import BohdiUnreadable
 from registry.bohdi_trees import SHARED, tree_of, trees
 
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 bohdi_app = typer.Typer(no_args_is_help=True, help="Find what the target model lacks, and make training data there.")
 
-MISTAKE = 2
 STOPPED = 3
 """Exit code of a round that its budget has ended, or of a picture or export that there is nothing for."""
 DEFAULT_CONFIG = Path("tokamak.yaml")
@@ -54,26 +51,16 @@ Replay = Annotated[
 SourceShare = Annotated[float, typer.Option(min=0.01, max=1, help="Unchecked answers of one source, at most.")]
 AllKeys = Annotated[bool, typer.Option("--all-keys", help="Map the queries of all API keys to the shared tree.")]
 
-P = ParamSpec("P")
-R = TypeVar("R")
+
+def _faults() -> tuple[type[Exception], ...]:
+    from offline.bohdi.errors import EpisodeLogError
+    from offline.bohdi.fan_out import FanOutUnavailable
+    from offline.bohdi.plot import PlotUnavailable
+
+    return BohdiUnreadable, EpisodeLogError, FanOutUnavailable, PlotUnavailable
 
 
-def explaining(command: Callable[P, R]) -> Callable[P, R]:
-    """As for the other commands, with the errors of trees besides."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        from offline.bohdi.errors import EpisodeLogError
-        from offline.bohdi.fan_out import FanOutUnavailable
-        from offline.bohdi.plot import PlotUnavailable
-
-        try:
-            return command(*args, **kwargs)
-        except (BohdiUnreadable, EpisodeLogError, FanOutUnavailable, PlotUnavailable) as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(MISTAKE) from None
-
-    return explaining_offline(run)
+explaining = explaining_with(_faults)
 
 
 @bohdi_app.command("status")

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from offline.commands import AsJson, explaining
+from offline.commands import AsJson
 from offline.distill.checkpoints import CheckpointError
 from offline.distill.distillation import CARD, Distilled, distill
 from offline.distill.estimate import Estimate, estimate
@@ -16,13 +16,14 @@ from offline.distill.recipe import read_recipe
 from offline.distill.signal_store import SignalStoreError
 from offline.distill.teachers import TeacherError
 from offline.distill.training import TrainingStopped
+from offline.explaining import explaining_with
 
 STOPPED = 130
 NOT_RELEASED = 3
 """Exit code of a distillation that is done and must not be released."""
 
 
-@explaining
+@explaining_with(lambda: (TeacherError, TrainingStopped, CheckpointError, SignalStoreError), extra="distill")
 def distill_command(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file; docs/distill.md shows one.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")] = False,
@@ -34,16 +35,11 @@ def distill_command(
     it must be, and must not be released; the report says where.
     """
     read = read_recipe(recipe)
-    try:
-        if dry_run:
-            found = estimate(read)
-            typer.echo(msgspec.json.encode(found).decode() if as_json else told(found))
-            return
-        made = distill(read, say=lambda line: typer.echo(line, err=True))
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{error.name} is not installed here; run `pip install 'tokamak[distill]'`") from error
-    except (TeacherError, TrainingStopped, CheckpointError, SignalStoreError) as error:
-        raise ValueError(str(error)) from error
+    if dry_run:
+        found = estimate(read)
+        typer.echo(msgspec.json.encode(found).decode() if as_json else told(found))
+        return
+    made = distill(read, say=lambda line: typer.echo(line, err=True))
     if made is None:
         raise typer.Exit(STOPPED)
     if as_json:

@@ -14,9 +14,9 @@ from offline.commands import (
     DataDir,
     Log,
     Since,
-    explaining,
     log_url,
-)  # fmt: skip
+)
+from offline.explaining import explaining  # fmt: skip
 from offline.routing.calibrate import calibrate
 from registry.artifacts import Artifacts
 from routers.catalogue import KIND, load_router

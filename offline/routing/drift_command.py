@@ -9,7 +9,8 @@ import msgspec
 import typer
 
 from encoders.catalogue import load_encoder
-from offline.commands import ARTIFACTS_FOLDER, DATA_DIR, AsJson, DataDir, EncoderName, Log, explaining, log_url
+from offline.commands import ARTIFACTS_FOLDER, DATA_DIR, AsJson, DataDir, EncoderName, Log, log_url
+from offline.explaining import explaining
 from offline.routing.watch_drift import lines, watch
 from registry.artifacts import Artifacts
 from registry.drift_records import DriftRecord, write_drift

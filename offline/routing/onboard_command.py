@@ -26,9 +26,9 @@ from offline.commands import (
     Seed,
     Since,
     audited,
-    explaining,
     log_url,
 )
+from offline.explaining import explaining
 from offline.outcome_file import outcomes_from_file, read_prices
 from offline.outcomes import outcomes_from_log
 from offline.questions import Question, questions_from_file, questions_from_log

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from offline.admin_client import DEFAULT_ADMIN, Admin, AdminUrl
-from offline.commands import AsJson, explaining
+from offline.commands import AsJson
+from offline.explaining import explaining
 
 rollout_app = typer.Typer(no_args_is_help=True, help="Try a trained router, promote it, roll it back.")
 jobs_app = typer.Typer(no_args_is_help=True, help="Queued work, such as the training of routers.")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated
 
 import typer
 
-from encoders.protocol import EncoderUnavailable
+from offline.explaining import explaining_with
 from registry.config_file import ConfigError
 from templates_store.database import TemplateStoreError
 from templates_store.opening import open_store
 from templates_store.store import STORE_FILE, TemplateStore
-from traffic.log import LogError
 
 DataDir = Annotated[
     Path, typer.Option("--data-dir", envvar="TOKAMAK_DATA_DIR", help="Data folder of the service; the store is in it.")
@@ -27,26 +25,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per
 DATA_DIR = Path("tokamak-data")
 URL_VARIABLE = "TOKAMAK_TEMPLATES_URL"
 """Environment variable with the gateways' `templates.url`, if they share their templates."""
-MISTAKE = 2
-"""Exit code after a mistake of the user or a store that cannot be used."""
 
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def explaining(command: Callable[P, R]) -> Callable[P, R]:
-    """The command with errors that a user can do something about told in one line on stderr, with exit code 2."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except (TemplateStoreError, EncoderUnavailable, ConfigError, LogError, ValueError, OSError) as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(MISTAKE) from None
-
-    return run
+explaining = explaining_with(lambda: (TemplateStoreError, ConfigError))
 
 
 @contextmanager
