@@ -99,7 +99,7 @@ def _one(gateway: Gateway, watch: Stopwatch, query: str) -> Any:
     headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"content-type", b"application/json")]
     exchange = watch.time("open", lambda: Exchange("/chat/completions", headers))
     exchange.raw, exchange.response = raw, ANSWER
-    key = watch.time("authenticate", lambda: gateway.limits.authenticate(exchange.headers))
+    key = watch.time("authenticate", lambda: gateway.limits.authenticate(exchange.headers, "chat"))
     exchange.key = key
     request = watch.time("parse", lambda: chat_request(raw))
     exchange.request = request

@@ -199,13 +199,19 @@ class KeyConfig(Section):
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key, in hex.")
     models: list[str] = Field(["*"], min_length=1, description="Globs over the models that this key may use.")
     requests_per_minute: int | None = Field(None, gt=0, description="More are refused with 429.")
+    tokens_per_minute: int | None = Field(
+        None, gt=0, description="Tokens of prompts and answers together; more are refused with 429."
+    )
     max_concurrent: int | None = Field(None, gt=0, description="More at the same time are refused with 429.")
     usd_per_day: float | None = Field(None, gt=0, description="Budget of the key, paced over the day (UTC).")
     when_spent: WhenSpent = Field("refuse", description=SPENT)
 
 
 class LimitsConfig(Section):
-    keys: list[KeyConfig] = Field([], description="Static API keys. Without any, the endpoint is open.")
+    keys: list[KeyConfig] = Field(
+        [], description="Static API keys. Without any, and with none created, the endpoint is open."
+    )
+    require_key: bool = Field(False, description="Whether the endpoint is closed even before there is any key.")
     traffic_shape: list[Annotated[float, Field(ge=0)]] | None = Field(
         None, min_length=24, max_length=24,
         description="Traffic of the 24 hours of a day (UTC), by which budgets are paced; learned if left out.",

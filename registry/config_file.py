@@ -18,6 +18,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from registry.api_keys import CREATED_ID
 from registry.arms import Endpoint, Model, Pool, Prices, Upstream
 from registry.config import Config, ModelConfig, UpstreamConfig
 from registry.routing_config import routing_problems
@@ -191,6 +192,8 @@ def _key_problems(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[
             yield path, f"key `{key.id}`: set exactly one of `key_env` and `sha256`"
         if key.id in seen:
             yield path, f"key `{key.id}`: another key has this id"
+        if re.fullmatch(CREATED_ID, key.id):
+            yield path, f"key `{key.id}`: such ids are those of created keys; take another one"
         seen.add(key.id)
         yield from _variable_problem((*path, "key_env"), key.key_env, environ)
 

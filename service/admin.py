@@ -13,11 +13,13 @@ from service.admin_bohdi import add_bohdi
 from service.admin_distill import add_distill
 from service.admin_drift import add_drift
 from service.admin_jobs import add_jobs
+from service.admin_keys import add_keys
 from service.admin_routers import add_routers
 from service.admin_templates import add_templates
 from service.errors import ApiError
 from service.explanation import route_object
 from service.gateway import Gateway
+from service.guessing import Guesses, too_many_guesses
 from service.openai_api.side import add_errors
 from traffic.records import Interaction
 
@@ -33,10 +35,16 @@ def admin_application(gateway: Gateway, environ: Mapping[str, str]) -> FastAPI:
     """
     token = environ.get(TOKEN_VARIABLE, "").encode()
     local = gateway.config.server.admin_host in LOOPBACK
+    guesses = Guesses()
 
     def authorised(request: Request) -> None:
-        sent = request.headers.get("authorization", "").encode()
+        sent, source = request.headers.get("authorization", "").encode(), request.scope.get("client")
+        wait_s = guesses.wait_s(source)
+        if token and wait_s > 0.0:
+            raise too_many_guesses(wait_s)
         if token and not hmac.compare_digest(sent, b"Bearer " + token):
+            if sent:
+                guesses.wrong(source)
             raise ApiError(
                 401, "authentication_error", "invalid_admin_token",
                 f"The admin API needs the token of {TOKEN_VARIABLE} as 'Authorization: Bearer <token>'.",
@@ -52,6 +60,7 @@ def admin_application(gateway: Gateway, environ: Mapping[str, str]) -> FastAPI:
     _add_state(app, gateway)
     # The training's path looks like a version's to the routes after it.
     add_jobs(app, gateway)
+    add_keys(app, gateway)
     add_routers(app, gateway)
     add_drift(app, gateway)
     add_templates(app, gateway)

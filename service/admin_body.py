@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import msgspec
 from fastapi import Request, Response
 
+from registry.api_key_table import ApiKeysError
+from registry.api_keys import ApiKeyConflict, ApiKeyMissing, ApiKeyStale
 from registry.artifacts import ArtifactError, ArtifactMissing
 from registry.jobs import JobConflict, JobsError
 from registry.rollouts import RolloutConflict, RolloutError, RolloutStale
@@ -40,13 +42,13 @@ def described(type_: type[Any]) -> dict[str, Any]:
     return {"requestBody": {"required": False, "content": {JSON: {"schema": definition}}}}
 
 
-def if_match_of(request: Request) -> str:
-    """The ETag that the caller has seen. Raises ApiError 428 if none is given."""
+def if_match_of(request: Request, what: str = "the rollout", seen_at: str = "/admin/routers/rollout") -> str:
+    """The ETag that the caller has seen of `what`. Raises ApiError 428 if none is given."""
     found = request.headers.get("if-match")
     if found is None:
         raise ApiError(
             428, "invalid_request_error", "if_match_required",
-            "A change of the rollout needs If-Match with the ETag of GET /admin/routers/rollout (or * for any state).",
+            f"A change of {what} needs If-Match with the ETag of GET {seen_at} (or * for any state).",
         )  # fmt: skip
     return found.strip()
 
@@ -78,6 +80,14 @@ def told() -> Iterator[None]:
         raise ApiError(404, "not_found_error", "version_not_found", str(error)) from error
     except ArtifactError as error:
         raise ApiError(409, "invalid_request_error", "version_unfit", str(error)) from error
+    except ApiKeyMissing as error:
+        raise ApiError(404, "not_found_error", "key_not_found", str(error)) from error
+    except ApiKeyStale as error:
+        raise ApiError(412, "invalid_request_error", "stale_etag", str(error)) from error
+    except ApiKeyConflict as error:
+        raise ApiError(409, "invalid_request_error", "key_conflict", str(error)) from error
+    except ApiKeysError as error:
+        raise ApiError(500, "api_error", "keys_unusable", str(error)) from error
     except JobConflict as error:
         raise ApiError(409, "invalid_request_error", "job_conflict", str(error), param=error.job.id) from error
     except JobsError as error:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from encoders.protocol import EncoderUnavailable
+from registry.api_key_table import ApiKeysError
 from registry.artifacts import ArtifactError
 from registry.config import Config
 from service.asgi import Receive, Scope, Send, send_error
@@ -32,7 +33,7 @@ async def completions(gateway: Gateway, scope: Scope, receive: Receive, send: Se
     await answer(gateway, "/completions", completion_request, scope, receive, send)
 
 
-REFUSALS = (ArtifactError, LogError, TemplateStoreError, EncoderUnavailable)
+REFUSALS = (ApiKeysError, ArtifactError, LogError, TemplateStoreError, EncoderUnavailable)
 """Why a service may rightly not start; their messages say what to do."""
 
 HOT: dict[str, Endpoint] = {

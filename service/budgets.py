@@ -11,23 +11,23 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from registry.api_key_table import ApiKey
 from registry.arms import Arm
 from registry.atomic_files import LEFTOVER
 from registry.config import Config, RouteConfig
 from routers.policy.pacer import DAY_S, Pacer
 from service.errors import ApiError
-from service.limits import Key
+from service.limits import TYPICAL_ANSWER_TOKENS, Key
 
 logger = logging.getLogger("tokamak.budgets")
 
 FILE = "budgets.json"
 OVER_DAY = "expected cost over what is left of the day's budget"
 SAVE_S = 5.0
-TYPICAL_ANSWER_TOKENS = 300
-"""What is reserved for an answer whose length nobody has predicted."""
 
 
 class Bill:
@@ -94,6 +94,35 @@ class Budgets:
         self._keys = {name: Pacer(key.usd_per_day or 0.0, shape) for name, key in keys.items()}
         self._routes = {name: Pacer(route.usd_per_day or 0.0, shape) for name, route in routes.items()}
         self._cheapest_keys = {name for name, key in keys.items() if key.when_spent == "cheapest"}
+        self._shape = shape
+        self._configured = frozenset(key.id for key in config.limits.keys)
+        self._asleep: dict[str, Any] = {}
+        """The states, by owner, of budgets that nobody has now; whoever gets one again finds today's spending in it."""
+
+    def take_in(self, keys: Iterable[ApiKey]) -> None:
+        """Keep the budgets of these created keys from now on; what is spent today stays spent."""
+        wanted = {key.id: key.settings for key in keys if key.settings.usd_per_day is not None}
+        for key_id in self._keys.keys() - wanted.keys() - self._configured:
+            self._asleep[f"key:{key_id}"] = self._keys.pop(key_id).state()
+            self._cheapest_keys.discard(key_id)
+        for key_id, settings in wanted.items():
+            usd = settings.usd_per_day or 0.0
+            pacer = self._keys.get(key_id)
+            if pacer is None:
+                pacer = self._keys[key_id] = Pacer(usd, self._shape)
+                self._restore(f"key:{key_id}", pacer)
+            pacer.usd_per_day = usd
+            cheapest = settings.when_spent == "cheapest"
+            (self._cheapest_keys.add if cheapest else self._cheapest_keys.discard)(key_id)
+
+    def _restore(self, owner: str, pacer: Pacer) -> None:
+        state = self._asleep.pop(owner, None)
+        if state is None:
+            return
+        try:
+            pacer.restore(state)
+        except (ValueError, KeyError, TypeError) as error:
+            logger.error("the budget of %s cannot be read (%r), so its day begins anew", owner, error)
 
     def bill(self, key: Key, route_name: str, route: RouteConfig | None) -> Bill | None:
         """The budgets of a request; None if it has none. `route` None: a model was asked for by name.
@@ -132,19 +161,20 @@ class Budgets:
         if not self._path.exists():
             return
         try:
-            states = json.loads(self._path.read_text())
+            states = dict(json.loads(self._path.read_text()))
             for owner, pacer in self._named():
                 if owner in states:
-                    pacer.restore(states[owner])
+                    pacer.restore(states.pop(owner))
+            self._asleep = states
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             logger.error("%s cannot be read (%r), so today's budgets begin anew", self._path, error)
 
     def save(self) -> None:
         """Write the state of all budgets."""
-        if not self._keys and not self._routes:
+        if not self._keys and not self._routes and not self._asleep:
             return
         self._saved_at = self.clock()
-        states = {owner: pacer.state() for owner, pacer in self._named()}
+        states = {**self._asleep, **{owner: pacer.state() for owner, pacer in self._named()}}
         try:
             # Not synced: a crash of the process loses nothing of it, and the event loop does not wait for the disk.
             partial = self._path.with_name(f"{LEFTOVER}{FILE}")

@@ -34,8 +34,8 @@ class Exchange:
         "answer_cost_usd", "answer_id", "answer_usage", "bill", "client_request_id", "conversation", "cost_usd",
         "created_at", "decision", "encoder", "endpoint", "error",
         "headers", "http_status", "id", "key", "on_trial", "outcome", "query_text", "raw", "request",
-        "response", "route", "selection", "staged", "started", "template_ids", "trail", "ttft_s", "usage", "vector",
-        "withheld_from",
+        "reserved_tokens", "response", "route", "selection", "staged", "started", "template_ids", "trail", "ttft_s",
+        "usage", "vector", "withheld_from",
     )  # fmt: skip
 
     def __init__(self, endpoint: str, headers: list[tuple[bytes, bytes]]) -> None:
@@ -63,6 +63,8 @@ class Exchange:
         self.conversation: tuple[Hashable, Hashable] | None = None
         """Its key, and the caller's wish about quality and cost."""
         self.bill: Bill | None = None
+        self.reserved_tokens: int | None = None
+        """What it has reserved of its key's tokens a minute."""
         self.cost_usd: float | None = None
         self.ttft_s: float | None = None
         self.answer_id: str | None = None
@@ -104,6 +106,13 @@ class Exchange:
         if self.trail.running is not None:
             waited += time.perf_counter() - self.trail.running.started
         return max(spent - waited, 0.0)
+
+    def tokens_used(self, *, answered: bool) -> int:
+        """Tokens to count against the key: as reported, as expected if an answer began without a report, else none."""
+        usage = self.usage
+        if usage is not None and usage.prompt_tokens is not None and usage.completion_tokens is not None:
+            return usage.prompt_tokens + usage.completion_tokens
+        return (self.reserved_tokens or 0) if answered else 0
 
     def reports(self, fields: UsageFields | None) -> None:
         """Take over the usage that the upstream reported, and what it cost."""

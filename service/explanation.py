@@ -247,7 +247,10 @@ def considered(selection: Selection, *, withheld: bool) -> list[dict[str, Any]]:
 
 
 def response_headers(exchange: Exchange, decided: Decided | None, *, complete: bool) -> list[tuple[bytes, bytes]]:
-    """`x-request-id` and at most ten `x-tokamak-*` headers. Cost is only known once the answer is `complete`."""
+    """`x-request-id`, at most ten `x-tokamak-*` headers, and those of the key's rates.
+
+    Cost is only known once the answer is `complete`.
+    """
     arm = exchange.arm
     request_id = exchange.client_request_id or exchange.id
     attempts = len(exchange.trail.attempts) + (exchange.trail.running is not None)
@@ -271,6 +274,8 @@ def response_headers(exchange: Exchange, decided: Decided | None, *, complete: b
         headers.append((b"x-tokamak-template", ",".join(exchange.template_ids).encode()))
     if complete and exchange.cost_usd is not None:
         headers.append((b"x-tokamak-cost-usd", b"%.8f" % exchange.cost_usd))
+    if exchange.key is not None and exchange.key.has_rates:
+        headers += exchange.key.headers()
     return headers
 
 

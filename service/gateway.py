@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from encoders.catalogue import load_encoder
 from encoders.protocol import Encoder, Vectors
+from registry.api_keys import ApiKeys
 from registry.artifacts import ArtifactError, Artifacts
 from registry.config import Config
 from registry.config_file import build_pool
@@ -26,6 +27,7 @@ from service.backends.chain import Backends
 from service.backends.health import Health
 from service.budgets import Budgets
 from service.exchange import Exchange
+from service.key_watch import KeyWatch
 from service.limits import Key, Limits
 from service.metrics import Metrics
 from service.serving import Serving, targets_of
@@ -64,6 +66,8 @@ class Gateway:
         self.templates_max_tokens = config.templates.max_tokens
         self.limits = Limits(config.limits, environ)
         self.budgets = Budgets(config, self.data_dir)
+        self.keys = KeyWatch(ApiKeys(self.data_dir), self.limits, self.budgets)
+        self._key_watcher: asyncio.Task[None] | None = None
         self.conversations = Conversations(config.limits.conversations)
         self.escalations: defaultdict[str, Escalations] = defaultdict(Escalations)
         self.metrics = Metrics()
@@ -109,6 +113,7 @@ class Gateway:
         """Load everything that serves. Raises what the parts raise; nothing half-loaded ever serves."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self.budgets.load()
+        await self.keys.take_in()
         self._log = open_log(self.config.log.url or f"sqlite:///{self.data_dir / 'traffic.db'}")
         encoder = load_encoder(self.config.routers.encoder)
         batching = None if encoder.inline else _batching(encoder)
@@ -127,6 +132,7 @@ class Gateway:
         await self._count()
         encoder.encode_one("warm up")
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        self._key_watcher = asyncio.get_running_loop().create_task(self.keys.run())
         if self._live_templates is not None:
             self._template_watcher = asyncio.get_running_loop().create_task(self._watch_templates())
         self._worker_watcher = asyncio.get_running_loop().create_task(self._watch_jobs())
@@ -139,7 +145,7 @@ class Gateway:
         until = time.monotonic() + self.config.server.drain_s
         while self.limits.active and time.monotonic() < until:  # noqa: ASYNC110  Polled only while stopping.
             await asyncio.sleep(0.02)
-        for watcher in (self._watcher, self._template_watcher, self._worker_watcher):
+        for watcher in (self._watcher, self._key_watcher, self._template_watcher, self._worker_watcher):
             if watcher is not None:
                 watcher.cancel()
         await asyncio.to_thread(self.worker.stop)

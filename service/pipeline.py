@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from encoders.features import Features, query_features
 from encoders.protocol import Vectors
+from registry.api_key_table import KeyScope
 from registry.arms import Arm, Endpoint
 from registry.config import RouteConfig
 from routers.policy.affinity import Turn
@@ -51,6 +52,10 @@ logger = logging.getLogger("tokamak.pipeline")
 NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 Parse = Callable[[bytes], ModelRequest]
 NO_DEADLINE = nullcontext()
+SCOPES: Mapping[str, KeyScope] = MappingProxyType(
+    {"/chat/completions": "chat", "/completions": "completions", "/embeddings": "embeddings"}
+)
+"""What a key must be allowed to do, by endpoint."""
 UNPAID = frozenset({"connect_error", "http_error"})
 """Outcomes of calls that no provider charges for."""
 
@@ -61,11 +66,12 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
     watch: DisconnectWatch | None = None
     admitted: Key | None = None
     try:
-        exchange.key = key = gateway.limits.authenticate(exchange.headers)
+        exchange.key = key = gateway.limits.authenticate(exchange.headers, SCOPES[path], scope.get("client"))
         exchange.raw = await read_body(exchange.headers, receive, gateway.max_body_bytes)
         exchange.request = request = parse(exchange.raw)
         gateway.limits.admit(key)
         admitted = key
+        exchange.reserved_tokens = key.reserve_tokens(request.prompt_tokens, request.answer_tokens)
         watch = DisconnectWatch(receive)
 
         serving = gateway.serving
@@ -249,17 +255,23 @@ def learned_as_asked(gateway: Gateway, serving: Serving, options: RoutingOptions
 
 
 def settle(gateway: Gateway, exchange: Exchange) -> None:
-    """The request is over: true up its budgets, and remember the arm that its conversation had."""
+    """The request is over: true up its budgets and its tokens, and remember the arm that its conversation had."""
     if exchange.trail.running is not None:
         end_running(exchange, "aborted")
     if exchange.bill is not None:
-        answered = any(attempt.outcome not in UNPAID for attempt in exchange.trail.attempts)
-        exchange.bill.settle(exchange.cost_usd, answered=answered)
+        exchange.bill.settle(exchange.cost_usd, answered=was_paid(exchange))
+    if exchange.key is not None and exchange.reserved_tokens is not None:
+        exchange.key.settle_tokens(exchange.reserved_tokens, exchange.tokens_used(answered=was_paid(exchange)))
     if exchange.conversation is not None:
         conversation, wished = exchange.conversation
         turn = turn_of(exchange, wished)
         if turn is not None:
             gateway.conversations.note(conversation, turn)
+
+
+def was_paid(exchange: Exchange) -> bool:
+    """Whether a provider may charge for any of the calls."""
+    return any(attempt.outcome not in UNPAID for attempt in exchange.trail.attempts)
 
 
 async def pinned_hits(

@@ -28,7 +28,7 @@ async def embeddings(gateway: Gateway, scope: Scope, receive: Receive, send: Sen
     """Which of the two is asked is only known from the body, so it is read here and handed on."""
     exchange = Exchange("/embeddings", scope["headers"])
     try:
-        exchange.key = key = gateway.limits.authenticate(exchange.headers)
+        exchange.key = key = gateway.limits.authenticate(exchange.headers, "embeddings", scope.get("client"))
         raw = await read_body(exchange.headers, receive, gateway.max_body_bytes)
     except ApiError as error:
         await _refused(gateway, exchange, error, send)

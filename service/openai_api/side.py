@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.exceptions import HTTPException
 
+from registry.api_key_table import KeyScope
 from registry.arms import Model
 from service.asgi import ClientLeft, read_body
 from service.errors import ApiError, invalid, model_not_found, nearest
@@ -73,20 +74,20 @@ def side_application(gateway: Gateway) -> FastAPI:
     return app
 
 
-def _key(gateway: Gateway, request: Request) -> Key:
-    return gateway.limits.authenticate(dict(request.scope["headers"]))
+def _key(gateway: Gateway, request: Request, scope: KeyScope) -> Key:
+    return gateway.limits.authenticate(dict(request.scope["headers"]), scope, request.scope.get("client"))
 
 
 def _add_models(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
         """Every name that may be asked for: routes, routes with a preset, models, and the service's own encoder."""
-        key = _key(gateway, request)
+        key = _key(gateway, request, "models")
         return {"object": "list", "data": [_described(gateway, name) for name in _names(gateway, key)]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> dict[str, Any]:
-        names = _names(gateway, _key(gateway, request))
+        names = _names(gateway, _key(gateway, request, "models"))
         if name not in names:
             raise model_not_found(name, names)
         return _described(gateway, name)
@@ -126,7 +127,7 @@ def _add_route(app: FastAPI, gateway: Gateway) -> None:
     async def dry_run(request: Request) -> Response:
         """Which arm would answer this chat request, and why. Calls no upstream and spends nothing."""
         exchange = Exchange("/route", request.scope["headers"])
-        key = _key(gateway, request)
+        key = _key(gateway, request, "route")
         chat = chat_request(await _body(gateway, request))
         exchange.key, exchange.request = key, chat
         options = replace(routing_options(chat.body, exchange.headers), explain=True)
@@ -156,7 +157,7 @@ def _add_feedback(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/v1/feedback", openapi_extra={"requestBody": schema})
     async def feedback(request: Request, idempotency_key: Annotated[str | None, Header()] = None) -> dict[str, str]:
         """Say how good an answer was. Late and repeated feedback is welcome; an idempotency key makes it count once."""
-        key = _key(gateway, request)
+        key = _key(gateway, request, "feedback")
         try:
             body = FeedbackBody.model_validate_json(await _body(gateway, request))
         except ValidationError as error:
@@ -222,7 +223,7 @@ def _add_health(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
         """Prometheus' text format. Asks for a key where keys are configured."""
-        _key(gateway, request)
+        _key(gateway, request, "metrics")
         return Response(gateway.render_metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

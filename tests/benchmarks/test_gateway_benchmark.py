@@ -24,7 +24,7 @@ async def test_the_ground_is_a_gateway_with_a_trained_router_and_templates(tmp_p
         serving = gateway.serving
         assert serving.router.startswith("cluster@")
         assert len(serving.arms) == len(MODELS) + len(THOUGHTFUL)
-        key = gateway.limits.authenticate({b"authorization": f"Bearer {KEY}".encode()})
+        key = gateway.limits.authenticate({b"authorization": f"Bearer {KEY}".encode()}, "chat")
         assert gateway.find_templates(serving, serving.encoder.encode_one(queries(1, seed=2)[0]), key).hits
     finally:
         await gateway.stop()

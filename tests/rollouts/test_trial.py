@@ -45,7 +45,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
 
 async def routed(gateway: Gateway, *contents: str, **fields: Any) -> tuple[Exchange, Decided]:
     exchange = Exchange("/chat/completions", [])
-    exchange.key = key = gateway.limits.authenticate({})
+    exchange.key = key = gateway.limits.authenticate({}, "chat")
     messages = [{"role": "user", "content": content} for content in contents]
     exchange.raw = orjson.dumps({"model": "auto", "messages": messages, **fields})
     exchange.request = request = chat_request(exchange.raw)

@@ -33,15 +33,15 @@ def test_a_key_is_known_by_its_digest_or_its_variable() -> None:
     digest = hashlib.sha256(b"one").hexdigest()
     config = LimitsConfig(keys=[KeyConfig(id="a", sha256=digest), KeyConfig(id="b", key_env="B")])
     limits = Limits(config, {"B": "two"})
-    assert limits.authenticate(bearer("one")).id == "a"
-    assert limits.authenticate(bearer("two")).id == "b"
+    assert limits.authenticate(bearer("one"), "chat").id == "a"
+    assert limits.authenticate(bearer("two"), "chat").id == "b"
 
 
 @pytest.mark.parametrize("headers", [{}, bearer("three"), {b"authorization": b"Basic b25l"}, bearer("")])
 def test_no_key_or_a_wrong_one_is_401(headers: dict[bytes, bytes]) -> None:
     limits = Limits(LimitsConfig(keys=[KeyConfig(id="b", key_env="B")]), {"B": "two"})
     with pytest.raises(ApiError) as refused:
-        limits.authenticate(headers)
+        limits.authenticate(headers, "chat")
     assert (refused.value.status, refused.value.code) == (401, "invalid_api_key")
 
 
