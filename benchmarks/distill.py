@@ -36,7 +36,7 @@ NOTES = {
     "copied_share": "positions where nearly all mass is on the token before, though another one stands there",
     "x_dense": "bytes of stacked dense targets in bfloat16 over bytes of the sparse rows of the same step",
     "x_clm": "CPU time of whole training steps, fused over plain, taken in turns in one process",
-    "degraded": "domains in which a fused model is worse by a paired bootstrap, summed over seeds; gain in bits per byte",
+    "degraded": "domains where a fused model is worse by a paired bootstrap, summed over seeds; gains in bits a byte",
     "times": "others: write, copy and read by the wall clock on a shared machine; compare them with each other alone",
 }
 

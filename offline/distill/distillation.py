@@ -12,8 +12,10 @@ import msgspec
 import numpy as np
 
 from offline.distill import model_card
+from offline.distill.curves import draw
 from offline.distill.evaluate import measure
 from offline.distill.fuse import FUSED, Run, fuse, shares
+from offline.distill.on_policy import on_policy
 from offline.distill.prepare import Prepared, Said, prepare
 from offline.distill.recipe import Method, Recipe
 from offline.distill.release import Verdict, judge
@@ -22,7 +24,7 @@ from offline.distill.samples import Conversation, DataError
 from registry.atomic_files import place_file
 
 BASE = "base"
-REPORT, CARD = "report.json", "README.md"
+REPORT, CARD, CURVES = "report.json", "README.md", "curves.png"
 _METHODS: dict[str, Method] = {"sft": "none", "uniform": "uniform", "min_ce": "min_ce"}
 """How the sources of each control are weighed."""
 
@@ -60,6 +62,14 @@ def distill(
             return None
         runs[name] = run
         spent[f"training {name}"] = run.trained.seconds
+    draw({name: recipe.output / name for name in runs}, recipe.output / CURVES)
+    if recipe.on_policy is not None:
+        began = time.monotonic()
+        last = on_policy(recipe, prepared, runs[FUSED], say=say, stop=stop)
+        if last is None:
+            return None
+        runs[FUSED] = last
+        spent["on-policy stage"] = time.monotonic() - began
     began = time.monotonic()
     verdict = judged(recipe, prepared, runs, say)
     spent["evaluation"] = time.monotonic() - began

@@ -60,6 +60,8 @@ def estimate(recipe: Recipe) -> Estimate:
     teachers = [parameters(stated.model) for stated in recipe.teachers if stated.kind == "local" and stated.model]
     block = recipe.training.batch * recipe.training.length
     vocabulary = len(chat.tokens.by_id)
+    # Writing the replies and having them scored are small beside this.
+    later = 0 if recipe.on_policy is None else recipe.on_policy.rounds * recipe.on_policy.steps * block
     return Estimate(
         conversations=len(lengths), held_out=len(holdout), tokens=tokens, passes=seen / max(tokens, 1),
         parameters=size,
@@ -67,7 +69,7 @@ def estimate(recipe: Recipe) -> Estimate:
         memory_bytes=BYTES * (4 * size + 3 * block * vocabulary),
         signal_bytes=replied * recipe.selection.keep * 4 * sum(stated.kind != "text" for stated in recipe.teachers),
         signal_s=sum(2.0 * each * tokens for each in teachers) / speed * OVERHEAD,
-        training_s=6.0 * size * seen * runs / speed * OVERHEAD,
+        training_s=6.0 * size * (seen * runs + later) / speed * OVERHEAD,
         usd=None if any(stated.kind == "vllm" for stated in recipe.teachers) else 0.0,
     )  # fmt: skip
 

@@ -44,9 +44,14 @@ def _exact(
 
 
 def reply_all(
-    folder: Path, conversations: Sequence[Conversation], max_reply_tokens: int, device: str = "cpu"
-) -> list[str | None]:
-    """The model's greedy replies to the prompts; None where a prompt is longer than it can read."""
+    folder: Path, conversations: Sequence[Conversation], max_reply_tokens: int, device: str = "cpu", *,
+    temperature: float = 0.0, seed: int = 0,
+) -> list[str | None]:  # fmt: skip
+    """The model's replies to the prompts, greedy at temperature 0, else drawn with this seed; None where a prompt is
+    longer than it can read."""
+    import torch
+
+    torch.manual_seed(seed)
     teacher = LocalTeacher(folder.name, folder, device=device)
     prompts = [teacher.format.prompted(conversation).prompt for conversation in conversations]
     fits = [index for index, prompt in enumerate(prompts) if len(prompt) + max_reply_tokens <= teacher.context]
@@ -55,24 +60,30 @@ def reply_all(
     for start in range(0, len(fits), BATCH):
         chosen = fits[start : start + BATCH]
         for index, reply in zip(
-            chosen, _generated(teacher.model, teacher.format, [prompts[i] for i in chosen], max_reply_tokens, device),
+            chosen,
+            _generated(
+                teacher.model, teacher.format, [prompts[i] for i in chosen], max_reply_tokens, device, temperature
+            ),
             strict=True,
         ):  # fmt: skip
             found[index] = reply
     return found
 
 
-def _generated(model: Any, chat: ChatFormat, prompts: Sequence[list[int]], most: int, device: str) -> list[str]:
+def _generated(
+    model: Any, chat: ChatFormat, prompts: Sequence[list[int]], most: int, device: str, temperature: float
+) -> list[str]:
     """Padded on the left, so that all replies begin at the same place."""
     import torch
 
     length = max(map(len, prompts))
     ids = torch.tensor([[chat.pad] * (length - len(prompt)) + prompt for prompt in prompts], device=device)
     seen = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    drawn: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     with torch.no_grad():
         made = model.generate(
-            input_ids=ids, attention_mask=seen, max_new_tokens=most, do_sample=False, pad_token_id=chat.pad,
-            eos_token_id=chat.tokens.end,
+            input_ids=ids, attention_mask=seen, max_new_tokens=most, pad_token_id=chat.pad,
+            eos_token_id=chat.tokens.end, **(drawn if temperature > 0.0 else {"do_sample": False}),
         )  # fmt: skip
     replies = []
     for row in made[:, length:].tolist():

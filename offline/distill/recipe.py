@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 import yaml
 
+from offline.distill.fused_loss import Divergence
 from offline.distill.training import TrainingSettings
 
 Method = Literal["em", "gate", "uniform", "min_ce", "avg_ce", "published", "none"]
@@ -89,6 +90,19 @@ class EvaluationRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     max_reply_tokens: Annotated[int, msgspec.Meta(ge=1)] = 256
 
 
+class OnPolicyRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A last stage, on the target's own replies: `rounds` of writing replies to `prompts` prompts at `temperature` and
+    training `steps` steps on what the local sources say of them. `learning_rate_share`: of the training's."""
+
+    rounds: Annotated[int, msgspec.Meta(ge=1)] = 2
+    prompts: Annotated[int, msgspec.Meta(ge=1)] = 500
+    steps: Annotated[int, msgspec.Meta(ge=1)] = 100
+    temperature: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    max_reply_tokens: Annotated[int, msgspec.Meta(ge=1)] = 128
+    divergence: Divergence = "jsd"
+    learning_rate_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.3
+
+
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole recipe. Relative paths are taken from the file's folder."""
 
@@ -100,11 +114,15 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     selection: SelectionRecipe = SelectionRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
     lora: LoraRecipe | None = None
+    on_policy: OnPolicyRecipe | None = None
 
     def digest(self, *files: Path) -> str:
-        """A digest of what the weights depend on: the recipe without its output and evaluation, and these files."""
+        """A digest of what the fused weights depend on: the recipe without its output, evaluation and later stages, and
+        these files."""
         learned = msgspec.structs.replace(self, output=Path(), evaluation=EvaluationRecipe())
-        made = hashlib.sha256(msgspec.json.encode(learned, enc_hook=str, order="sorted"))
+        stated = msgspec.to_builtins(learned, enc_hook=str)
+        stated.pop("on_policy")
+        made = hashlib.sha256(msgspec.json.encode(stated, order="sorted"))
         for path in files:
             with path.open("rb") as file:
                 made.update(hashlib.file_digest(file, "sha256").digest())

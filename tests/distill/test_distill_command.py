@@ -45,6 +45,7 @@ def test_a_whole_distillation_ends_in_a_verdict_and_a_card(tmp_path: Path) -> No
     assert "| letters | local | yes |" in card
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert set(report["verdict"]["means"]) == {"fused", "base", "sft", "letters", "calc"}
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert report["domain_weights"]["reverse"]["letters"] > 0.95
     assert ("may be released" in out) == (code == 0)
     again, _, told = run(str(path), "--json")
