@@ -20,7 +20,8 @@ from offline.distill.prepare import Prepared, Said, prepare
 from offline.distill.recipe import Method, Recipe
 from offline.distill.release import Verdict, judge
 from offline.distill.report import Report
-from offline.distill.samples import Conversation, DataError
+from offline.distill.samples import Conversation, DataError, domains
+from offline.distill.selection_history import SelectionHistory, without_idle
 from registry.atomic_files import place_file
 
 BASE = "base"
@@ -49,6 +50,11 @@ def distill(
     """
     spent: dict[str, float] = defaultdict(float)
     began = time.monotonic()
+    history = SelectionHistory.of(recipe)
+    idle: list[str] = []
+    if history is not None:
+        recipe, idle = without_idle(recipe, history)
+        say(f"not asked again, as they taught next to nothing: {', '.join(idle)}" if idle else "all sources are asked")
     prepared = prepare(recipe, say)
     if not prepared.holdout:
         raise DataError("no conversation is held out, so no release can be judged; name data.holdout")
@@ -56,12 +62,17 @@ def distill(
     runs: dict[str, Run] = {}
     wanted: list[tuple[str, Method]] = [(FUSED, recipe.selection.method)]
     wanted += [(name, _METHODS[name]) for name in recipe.evaluation.controls]
+    before = None if history is None else history.start(domains(prepared.samples))
     for name, method in wanted:
-        run = fuse(recipe, prepared, name=name, method=method, say=say, stop=stop)
+        start = before if name == FUSED else None
+        run = fuse(recipe, prepared, name=name, method=method, before=start, say=say, stop=stop)
         if run is None:
             return None
         runs[name] = run
         spent[f"training {name}"] = run.trained.seconds
+    selected = runs[FUSED].selection
+    if history is not None and selected is not None:
+        history.record(domains(prepared.samples), selected, idle)
     draw({name: recipe.output / name for name in runs}, recipe.output / CURVES)
     if recipe.on_policy is not None:
         began = time.monotonic()

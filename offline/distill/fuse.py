@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,22 +36,25 @@ class Run:
 
 def fuse(
     recipe: Recipe, prepared: Prepared, *, name: str = FUSED, method: Method | None = None,
-    say: Said = lambda line: None, stop: Callable[[], bool] = lambda: False,
+    before: Selection | None = None, say: Said = lambda line: None, stop: Callable[[], bool] = lambda: False,
 ) -> Run | None:  # fmt: skip
     """Train the target by `method` (the recipe's if None) into `output/name`; None if it was stopped before the end.
 
-    A run that was finished before is not trained again; one that was stopped goes on.
+    A run that was finished before is not trained again; one that was stopped goes on. `before`: the selection that this
+    one starts from (see `selection_history`).
 
     Raises
     ------
     RecipeError: the target's folder cannot be loaded. TrainingStopped, CheckpointError: see `training.train`.
     """
     method = method or recipe.selection.method
-    selection, weights = weigh(prepared, recipe, method, say=say)
+    selection, weights = weigh(prepared, recipe, method, before=before, say=say)
     taught = callable(weights) or weights.shape[1] > 0
     settings = recipe.training if taught else msgspec.structs.replace(recipe.training, mix=0.0)
     folder = recipe.output / name
     digest = f"{recipe.digest(*data_files(recipe))}-{method}"
+    if before is not None:
+        digest += "-" + hashlib.sha256(before.mixture.tobytes() + before.weights.tobytes()).hexdigest()[:16]
     finished = folder / WEIGHTS
     model = load_target(recipe)
     trained = train(

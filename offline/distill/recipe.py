@@ -62,7 +62,9 @@ class DataRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class SelectionRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How sources are weighed in each domain; `threshold` relative to an even share, `top` sources at most.
 
-    `keep`: tokens of a distribution that are kept. `encoder`: what a learned gate sees of a question.
+    `keep`: tokens of a distribution that are kept. `encoder`: what a learned gate sees of a question. `history`: a file
+    in which selections are kept from one distillation to the next: each starts from the last, and a source that was
+    idle three times is not asked again.
     """
 
     method: Method = "em"
@@ -70,6 +72,7 @@ class SelectionRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     top: Annotated[int, msgspec.Meta(ge=1)] | None = None
     keep: Annotated[int, msgspec.Meta(ge=1)] = 32
     encoder: str = "static"
+    history: Path | None = None
 
 
 class LoraRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,6 +125,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         learned = msgspec.structs.replace(self, output=Path(), evaluation=EvaluationRecipe())
         stated = msgspec.to_builtins(learned, enc_hook=str)
         stated.pop("on_policy")
+        stated["selection"].pop("history")
         made = hashlib.sha256(msgspec.json.encode(stated, order="sorted"))
         for path in files:
             with path.open("rb") as file:
@@ -176,4 +180,8 @@ def _anchored(made: Recipe, folder: Path) -> Recipe:
         for teacher in made.teachers
     )
     target = msgspec.structs.replace(made.target, model=at(made.target.model))
-    return msgspec.structs.replace(made, data=data, teachers=teachers, target=target, output=at(made.output))
+    history = made.selection.history
+    selection = msgspec.structs.replace(made.selection, history=None if history is None else at(history))
+    return msgspec.structs.replace(
+        made, data=data, teachers=teachers, target=target, output=at(made.output), selection=selection
+    )
