@@ -228,6 +228,27 @@ class LimitsConfig(Section):
     )
 
 
+class ExactCacheConfig(Section):
+    ttl_s: float = Field(3600.0, gt=0, description="How long an answer is kept; a request may ask for a shorter time.")
+    max_bytes: int = Field(
+        100_000_000, gt=0, description="Memory for answers in this process; the least recently used go first."
+    )
+    url: str | None = Field(
+        None,
+        pattern=r"^rediss?://",
+        description="`redis://HOST:PORT/DB` of answers that replicas share, in place of this process' memory.",
+    )
+    per_user: bool = Field(
+        True, description="Whether also the `user` and the `safety_identifier` of a request must be the same."
+    )
+
+
+class CacheConfig(Section):
+    exact: ExactCacheConfig | None = Field(
+        None, description="Answers repeated requests of the same key; off if left out, `{}` is on."
+    )
+
+
 class Config(Section):
     """The whole config file."""
 
@@ -241,5 +262,6 @@ class Config(Section):
     )
     templates: TemplatesConfig = Field(TemplatesConfig(), description="Thought templates in prompts.")
     log: LogConfig = Field(LogConfig(), description="The traffic log.")
+    cache: CacheConfig = Field(CacheConfig(), description="Answers that are given again.")
     jobs: JobsConfig = Field(JobsConfig(), description="Who runs what is queued, such as the training of a router.")
     limits: LimitsConfig = Field(LimitsConfig(), description="Keys, limits, retries and fallbacks.")

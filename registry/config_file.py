@@ -152,6 +152,13 @@ def _contradictions(config: Config, environ: Mapping[str, str]) -> Iterator[tupl
     yield from routing_problems(config)
     if config.log.url is not None and not config.log.url.startswith(_LOG_URLS):
         yield ("log", "url"), f"`log.url`: expected one of {', '.join(_LOG_URLS)}"
+    exact = config.cache.exact
+    if exact is not None and exact.url is not None and "max_bytes" in exact.model_fields_set:
+        yield (
+            ("cache", "exact", "max_bytes"),
+            "`cache.exact.max_bytes` bounds the memory of this process, but with `url` the answers are in Redis; leave "
+            "it out and set `maxmemory` there",
+        )
 
 
 def _upstream_problems(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[KeyPath, str]]:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from registry.arms import Arm
 from service.backends.chain import Trail
 from service.budgets import Bill
+from service.cache.use import CacheUse
 from service.errors import ApiError
 from service.limits import Key
 from service.openai_api.requests import ModelRequest
@@ -31,8 +32,8 @@ class Exchange:
     """The mutable state of one request. Every field is truthful at every moment, so it can be logged at any time."""
 
     __slots__ = (
-        "answer_cost_usd", "answer_id", "answer_usage", "bill", "client_request_id", "conversation", "cost_usd",
-        "created_at", "decision", "encoder", "endpoint", "error",
+        "answer_cost_usd", "answer_id", "answer_usage", "bill", "cache", "client_request_id", "conversation",
+        "cost_usd", "created_at", "decision", "encoder", "endpoint", "error",
         "headers", "http_status", "id", "key", "on_trial", "outcome", "query_text", "raw", "request",
         "reserved_tokens", "response", "route", "selection", "staged", "started", "template_ids", "trail", "ttft_s",
         "usage", "vector", "withheld_from",
@@ -63,6 +64,8 @@ class Exchange:
         self.conversation: tuple[Hashable, Hashable] | None = None
         """Its key, and the caller's wish about quality and cost."""
         self.bill: Bill | None = None
+        self.cache: CacheUse | None = None
+        """What the cache is for it; None if there is none, or the request did not come so far."""
         self.reserved_tokens: int | None = None
         """What it has reserved of its key's tokens a minute."""
         self.cost_usd: float | None = None
@@ -109,6 +112,8 @@ class Exchange:
 
     def tokens_used(self, *, answered: bool) -> int:
         """Tokens to count against the key: as reported, as expected if an answer began without a report, else none."""
+        if self.cache is not None and self.cache.answer is not None:
+            return 0
         usage = self.usage
         if usage is not None and usage.prompt_tokens is not None and usage.completion_tokens is not None:
             return usage.prompt_tokens + usage.completion_tokens
@@ -178,6 +183,7 @@ class Exchange:
             query_text=self.query_text if stored else None,
             encoder=self.encoder if stored else None, vector=self.vector if stored else None,
             request=self.raw if stored else None, response=self.response if stored else None,
+            cached_from=None if self.cache is None or self.cache.answer is None else self.cache.answer.id,
         )  # fmt: skip
 
 

@@ -247,7 +247,7 @@ def considered(selection: Selection, *, withheld: bool) -> list[dict[str, Any]]:
 
 
 def response_headers(exchange: Exchange, decided: Decided | None, *, complete: bool) -> list[tuple[bytes, bytes]]:
-    """`x-request-id`, at most ten `x-tokamak-*` headers, and those of the key's rates.
+    """`x-request-id`, at most eleven `x-tokamak-*` headers, and those of the key's rates.
 
     Cost is only known once the answer is `complete`.
     """
@@ -270,6 +270,8 @@ def response_headers(exchange: Exchange, decided: Decided | None, *, complete: b
         confidence = decided.confidence()
         if confidence is not None:
             headers.append((b"x-tokamak-confidence", b"%.3f" % confidence))
+    if exchange.cache is not None:
+        headers.append((b"x-tokamak-cache", exchange.cache.result.encode()))
     if exchange.template_ids:
         headers.append((b"x-tokamak-template", ",".join(exchange.template_ids).encode()))
     if complete and exchange.cost_usd is not None:

@@ -27,6 +27,8 @@ SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-
 Finish = Callable[[RoutingOptions, Send], Awaitable[None]]
 """Sends an answer on to the client."""
 DONE = b"data: [DONE]\n\n"
+SHELL = ("id", "created", "model", "system_fingerprint", "service_tier")
+"""What every chunk of a stream repeats."""
 
 
 def finishing(gateway: Gateway, exchange: Exchange, opened: Opened, decided: Decided | None) -> Finish:
@@ -112,9 +114,7 @@ async def send_replay(
     """Send a complete answer to a client that asked for a stream, as the events of one."""
     request = exchange.request
     assert request is not None
-    stream = b"".join(
-        b"data: " + msgspec.json.encode(event) + b"\n\n" for event in replayed(body, request.usage_wanted)
-    )
+    stream = b"".join(map(event_of, replayed(body, request.usage_wanted)))
     exchange.response = stream + DONE if len(stream) <= gateway.max_response_bytes else None
     if options.explain:
         stream += explanation_event(exchange, decided)
@@ -125,20 +125,36 @@ async def send_replay(
 
 
 def replayed(body: bytes, usage_wanted: bool) -> list[dict[str, Any]]:
-    """The chunks of a stream that says what a complete chat answer says: per choice its message, then its end."""
+    """The chunks of a stream that says what a complete answer says: per choice what was said, then its end."""
     answer = msgspec.json.decode(body)
-    shell = {key: answer[key] for key in ("id", "created", "model", "system_fingerprint") if key in answer}
-    shell["object"] = "chat.completion.chunk"
+    shell = {key: answer[key] for key in SHELL if key in answer}
+    shell["object"] = "text_completion" if answer.get("object") == "text_completion" else "chat.completion.chunk"
     chunks = []
     for choice in answer["choices"]:
         place = {"index": choice.get("index", 0)}
-        said = {key: value for key, value in choice["message"].items() if value is not None}
+        said, end = _said(choice)
         logprobs = {"logprobs": choice["logprobs"]} if choice.get("logprobs") else {}
-        chunks.append({**shell, "choices": [{**place, "delta": said, **logprobs, "finish_reason": None}]})
-        chunks.append({**shell, "choices": [{**place, "delta": {}, "finish_reason": choice.get("finish_reason")}]})
+        chunks.append({**shell, "choices": [{**place, **said, **logprobs, "finish_reason": None}]})
+        chunks.append({**shell, "choices": [{**place, **end, "finish_reason": choice.get("finish_reason")}]})
     if usage_wanted and answer.get("usage") is not None:
         chunks.append({**shell, "choices": [], "usage": answer["usage"]})
     return chunks
+
+
+def _said(choice: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What one chunk says of a choice, and the nothing that its last chunk says."""
+    if "message" not in choice:
+        return {"text": choice["text"]}, {"text": ""}
+    delta = {key: value for key, value in choice["message"].items() if value is not None}
+    if delta.get("tool_calls"):
+        # In a stream, and only there, a call says its place.
+        delta["tool_calls"] = [{"index": place, **call} for place, call in enumerate(delta["tool_calls"])]
+    return {"delta": delta}, {"delta": {}}
+
+
+def event_of(payload: Any) -> bytes:
+    """An event of a stream."""
+    return b"data: " + msgspec.json.encode(payload) + b"\n\n"
 
 
 def note_answer(exchange: Exchange, opened: Opened) -> None:
@@ -167,7 +183,7 @@ def explanation_event(exchange: Exchange, decided: Decided) -> bytes:
         "model": exchange.arm.model.name if exchange.arm else "", "choices": [],
         "route": explanation(exchange, decided),
     }  # fmt: skip
-    return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+    return event_of(chunk)
 
 
 def explanation(exchange: Exchange, decided: Decided) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from routers.policy.cascade import Escalations
 from service.backends.chain import Backends
 from service.backends.health import Health
 from service.budgets import Budgets
+from service.cache.exact import ExactCache
 from service.exchange import Exchange
 from service.key_watch import KeyWatch
 from service.limits import Key, Limits
@@ -71,6 +72,7 @@ class Gateway:
         self.conversations = Conversations(config.limits.conversations)
         self.escalations: defaultdict[str, Escalations] = defaultdict(Escalations)
         self.metrics = Metrics()
+        self.cache = None if config.cache.exact is None else ExactCache(config, config.cache.exact)
         self.artifacts = Artifacts(self.data_dir / "artifacts")
         self.jobs = Jobs(self.data_dir, config.jobs.lease_s)
         self.ready = False
@@ -150,6 +152,8 @@ class Gateway:
                 watcher.cancel()
         await asyncio.to_thread(self.worker.stop)
         self.backends.close()
+        if self.cache is not None:
+            await self.cache.close()
         self.budgets.save()
         if self._serving is not None and self._serving.batching is not None:
             await self._serving.batching.close()
@@ -173,6 +177,8 @@ class Gateway:
         """Log and count a finished request."""
         record = exchange.record(keep_content=self.config.log.content)
         self.metrics.observe(record)
+        if self.cache is not None and exchange.cache is not None:
+            self.cache.count(exchange.cache)
         self._worth.note(record)
         self.log.append(record)
         if self.log.backlog() > LOG_BACKLOG:
@@ -203,12 +209,13 @@ class Gateway:
         return DEFAULT_FLOOR
 
     def render_metrics(self) -> bytes:
-        return self.metrics.render(
+        rendered = self.metrics.render(
             log=self.log.stats(),
             router=self.serving.router,
             active=self.limits.active,
             down=self.backends.health.down(),
         )
+        return rendered if self.cache is None else rendered + self.cache.metrics()
 
     async def take_in(self) -> bool:
         """Swap in what is newly deployed, on trial or changed; True if anything was. What served serves meanwhile.

@@ -94,7 +94,7 @@ class Metrics:
             self.overhead.observe(record.overhead_s)
         if record.ttft_s is not None:
             self.ttft.observe(record.ttft_s)
-        usage = record.usage
+        usage = record.usage if record.cached_from is None else None
         if usage is not None:
             if usage.prompt_tokens is not None:
                 self.tokens.add((model, "prompt"), usage.prompt_tokens)

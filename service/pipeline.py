@@ -24,6 +24,7 @@ from routers.policy.decide import Choice, NoEligibleArm
 from routers.protocol import Prediction
 from service.asgi import ClientLeft, DisconnectWatch, Receive, Scope, Send, read_body, send_error
 from service.budgets import OVER_DAY
+from service.cache.replay import send_kept
 from service.cascading import answer_in_stages, planned
 from service.controls import dealt, dealt_pinned
 from service.conversations import Conversation, conversation_of, turn_of, was_answered
@@ -77,6 +78,8 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
         serving = gateway.serving
         options = routing_options(request.body, exchange.headers)
         target = serving.target(request.model)
+        if gateway.cache is not None and (arm := await gateway.cache.look_up(exchange, key, target, options, serving)):
+            return await send_kept(gateway, exchange, arm, send)
         ranking, hits, decided = await ranked(gateway, serving, target, request, key, options, exchange)
 
         def body_for(arm: Arm, endpoint: Endpoint, changes: Mapping[str, Any] = NO_CHANGES) -> bytes:
@@ -114,6 +117,8 @@ async def answer(gateway: Gateway, path: str, parse: Parse, scope: Scope, receiv
             gateway.limits.release(admitted)
         settle(gateway, exchange)
         gateway.record(exchange)
+        if gateway.cache is not None:
+            await gateway.cache.keep(exchange)
 
 
 async def ranked(

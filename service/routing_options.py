@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from routers.policy import decide as policy
 from service.errors import ApiError, invalid, nearest
@@ -21,13 +21,16 @@ JUDGE = "judge"
 PREFERENCE_NAMES: dict[str, float] = {**policy.PRESETS, **PRESETS, JUDGE: 1.0}
 """FusionFactory's scenarios. `judge` is performance first by a router that learned from a judge's scores."""
 HEADER_PREFIX = "x-tokamak-routing-"
+CacheWish = Literal["use", "refresh", "no-store"]
+CACHE_WISHES: tuple[CacheWish, ...] = get_args(CacheWish)
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingOptions:
     """The caller's wishes; None where nothing was said. Of `preference` and `lambda_per_usd` at most one is set.
 
-    `judge`: only a router that learned from a judge's scores may decide.
+    `judge`: only a router that learned from a judge's scores may decide. `cache`: use it also where answers differ from
+    time to time, ask anew and keep the answer, or have no part in it. `cache_ttl_s`: an older answer does not do.
     """
 
     preference: float | None = None
@@ -39,6 +42,8 @@ class RoutingOptions:
     lambda_per_usd: float | None = None
     affinity: bool | None = None
     judge: bool = False
+    cache: CacheWish | None = None
+    cache_ttl_s: float | None = None
 
 
 NO_OPTIONS = RoutingOptions()
@@ -156,6 +161,12 @@ def _flag(option: str) -> Callable[[str, Any], dict[str, Any]]:
     return read
 
 
+def _cache(param: str, value: Any) -> dict[str, Any]:
+    if value not in CACHE_WISHES:
+        raise invalid(f"{param!r} must be one of {', '.join(CACHE_WISHES)}; got {value!r:.60}.", param)
+    return {"cache": value}
+
+
 def _number(param: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise invalid(f"{param!r} must be a number, got {type_name(value)}.", param, "invalid_type")
@@ -199,5 +210,7 @@ READERS: dict[str, Callable[[str, Any], dict[str, Any]]] = {
     "deadline_ms": lambda param, value: {"deadline_ms": _positive(param, value)},
     "affinity": _flag("affinity"),
     "explain": _flag("explain"),
+    "cache": _cache,
+    "cache_ttl_s": lambda param, value: {"cache_ttl_s": _positive(param, value)},
 }
 """Every key of the `routing` object and how it is read; `cost_quality` and `mode` are other names of `preference`."""

@@ -152,7 +152,7 @@ def test_every_endpoint_option_and_header_is_described() -> None:
         assert f"`{key}`" in page, key
     source = Path(response_headers.__code__.co_filename).read_text()
     headers = {part.split('"')[0] for part in source.split('b"') if part.startswith("x-tokamak-")}
-    assert len(headers) == 10
+    assert len(headers) == 11
     for header in headers:
         assert f"`{header}`" in page, header
 

@@ -73,8 +73,8 @@ async def test_only_requests_that_could_go_either_way_count(tmp_path: Path) -> N
     ]  # fmt: skip
     found = await logged(tmp_path, records)
     assert found.counts == {
-        "read": 9, "used": 2, "no_templates": 1, "unanswered": 1, "cached": 0, "pinned": 1, "unscored": 1, "fell_back": 1,
-        "cascaded": 0, "other_arm": 1, "no_chance": 1, "near_duplicate": 0,
+        "read": 9, "used": 2, "no_templates": 1, "unanswered": 1, "cached": 0, "pinned": 1, "unscored": 1,
+        "fell_back": 1, "cascaded": 0, "other_arm": 1, "no_chance": 1, "near_duplicate": 0,
     }  # fmt: skip
     assert found.trials.shown.tolist() == [True, False]
     assert found.trials.chance == pytest.approx([0.5, 0.5])

@@ -1,0 +1,1 @@
+"""The exact cache: what makes requests the same, what is kept, and real HTTP through it."""
