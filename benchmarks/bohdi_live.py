@@ -28,7 +28,10 @@ NOTES = {
     "worst": "accuracy of the worst family on held-out questions after the last round, in [0, 1]",
     "spread": "standard deviation of the accuracy over the families after the last round",
     "wasted_share": "share of the questions on products, which no source masters",
-    "following": "correlation of where questions went with what the pupil lacked (1 - accuracy before the round)",
+    "following": "correlation of where decided questions went with what the pupil lacked before it (1 - accuracy); "
+    "dropped questions are not counted, and those are mostly of the domains that sources ask about badly",
+    "questions": "contests with a reward, of 640 walks; all policies have the same walks and the same training steps",
+    "processes": "in the recorded run, `published` ran in processes of its own: its sources were sampled anew",
     "resets_after_learning": "rebirths in domains of which the pupil had learned something: 20 points or more",
     "interval": "paired over seeds, Student's t, 95 %",
 }

@@ -31,7 +31,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     for column, run in enumerate(runs):
         _shares(axes[0][column], run)
         _accuracy(axes[1][column], run)
-    axes[0][0].set_ylabel("share of the round's questions")
+    axes[0][0].set_ylabel("share of the round's decided questions")
     axes[1][0].set_ylabel("accuracy on held-out questions")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside right center", fontsize=9)
