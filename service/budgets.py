@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -87,6 +88,7 @@ class Budgets:
     def __init__(self, config: Config, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
         self._path = folder / FILE
+        self._mark = os.urandom(4).hex()
         self._saved_at = clock()
         shape = None if config.limits.traffic_shape is None else tuple(config.limits.traffic_shape)
         keys = {key.id: key for key in config.limits.keys if key.usd_per_day is not None}
@@ -177,7 +179,8 @@ class Budgets:
         states = {**self._asleep, **{owner: pacer.state() for owner, pacer in self._named()}}
         try:
             # Not synced: a crash of the process loses nothing of it, and the event loop does not wait for the disk.
-            partial = self._path.with_name(f"{LEFTOVER}{FILE}")
+            # Of a name of its own: replicas that share the folder write at the same time.
+            partial = self._path.with_name(f"{LEFTOVER}{self._mark}-{FILE}")
             partial.write_text(json.dumps(states))
             partial.replace(self._path)
         except OSError as error:
