@@ -172,6 +172,12 @@ def _mount_rollouts(target: typer.Typer) -> None:
     target.add_typer(jobs_app, name="jobs")
 
 
+def _mount_keys(target: typer.Typer) -> None:
+    from offline.key_commands import keys_app
+
+    target.add_typer(keys_app, name="keys")
+
+
 def _mount_onboard(target: typer.Typer) -> None:
     from offline.routing.onboard_command import onboard_command
 
@@ -208,6 +214,7 @@ _GROUPS: tuple[tuple[tuple[str, ...], Callable[[typer.Typer], None]], ...] = (
     (("distill",), _mount_distill),
     (("worker",), _mount_worker),
     (("rollout", "jobs"), _mount_rollouts),
+    (("keys",), _mount_keys),
     (("onboard",), _mount_onboard),
     (("drift",), _mount_drift),
     (("log",), _mount_log),

@@ -43,10 +43,16 @@ class Admin:
         stated = {name: value for name, value in body.items() if value is not None}
         return self._call("POST", path, json=stated, headers=named).json()
 
-    def change(self, path: str, body: dict[str, Any]) -> Any:
-        """Change the rollout as it stands now; refused if somebody else changes it in between."""
-        seen = self._call("GET", "/admin/routers/rollout").headers["etag"]
-        return self.post(path, body, if_match=seen)
+    def change(self, path: str, body: dict[str, Any], seen_at: str = "/admin/routers/rollout") -> Any:
+        """Change what is at `seen_at` as it stands now; refused if somebody else changes it in between."""
+        return self.post(path, body, if_match=self._etag(seen_at))
+
+    def patch(self, path: str, body: dict[str, Any], seen_at: str) -> Any:
+        """As `change`; a field that is None is sent as `null`."""
+        return self._call("PATCH", path, json=body, headers={"if-match": self._etag(seen_at)}).json()
+
+    def _etag(self, path: str) -> str:
+        return str(self._call("GET", path).headers["etag"])
 
     def _call(self, method: str, path: str, **fields: Any) -> httpx.Response:
         headers = {**self._headers, **fields.pop("headers", {})}
