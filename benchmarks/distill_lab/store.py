@@ -15,20 +15,23 @@ import numpy as np
 
 from offline.distill.signal_store import SignalStore
 from offline.distill.signals import TeacherSignal
+from registry.atomic_files import write_synced
 
 Row = dict[str, Any]
 LENGTH = 256
 """Tokens of a reply."""
 
 
-def stored(folder: Path, signals: int, *, k: int = 32, vocabulary: int = 50_000, rounds: int = 3) -> Row:
-    """Write and read a shard of so many signals, and copy its file, in turns. Writes are synced, and so is the copy."""
+def stored(folder: Path, signals: int, *, k: int = 32, vocabulary: int = 50_000, rounds: int = 7) -> Row:
+    """Write and read a shard of so many signals, write its bytes as they are, and copy its file, in turns; all synced."""
     made = [_signal(seed, k, vocabulary) for seed in range(signals)]
-    times: dict[str, list[float]] = {"write": [], "copy": [], "read": [], "read_plain": []}
+    times: dict[str, list[float]] = {"write": [], "write_plain": [], "copy": [], "read": [], "read_plain": []}
     for number in range(rounds):
         root = folder / f"{vocabulary}-{number}"
         times["write"].append(_seconds(partial(SignalStore(root, "m" * 64, "t" * 64).put, made)))
         shard = next(root.rglob("*.safetensors"))
+        times["write_plain"].append(_seconds(partial(write_synced, root / "plain", shard.read_bytes())))
+        (root / "plain").unlink()
         times["copy"].append(_seconds(partial(_copied, shard)))
         store = SignalStore(root, "m" * 64, "t" * 64)
         times["read"].append(_seconds(partial(_read, store, made)))
@@ -38,9 +41,11 @@ def stored(folder: Path, signals: int, *, k: int = 32, vocabulary: int = 50_000,
     return {
         "what": "signal store", "k": k, "vocabulary": vocabulary, "tokens": signals * LENGTH,
         "bytes_per_token": store.bytes_per_token(), "shard_mb": size,
-        "write_mb_s": size / spent["write"], "copy_mb_s": size / spent["copy"],
+        "write_mb_s": size / spent["write"], "write_plain_mb_s": size / spent["write_plain"],
+        "copy_mb_s": size / spent["copy"],
         "read_mb_s": size / spent["read"], "read_plain_mb_s": size / spent["read_plain"],
-        "write_x_copy": spent["write"] / spent["copy"], "read_tokens_per_s": signals * LENGTH / spent["read"],
+        "write_x_plain": spent["write"] / spent["write_plain"], "write_x_copy": spent["write"] / spent["copy"],
+        "read_tokens_per_s": signals * LENGTH / spent["read"],
     }  # fmt: skip
 
 

@@ -176,11 +176,11 @@ def _packed_ids(ids: NDArray[np.int32]) -> dict[str, NDArray[np.generic]]:
     bits = max(int(ids.max(initial=0)) + 1, 1).bit_length()
     if bits > WIDEST:
         return {"top_ids": ids}
-    written = np.where(ids < 0, NONE_WIDE if bits > 16 else NONE_NARROW, ids).astype(np.uint32)
-    low = (written & NONE_NARROW).astype(np.uint16)
+    # -1 has all bits set, so cut to 16 or 18 of them it is the largest number.
+    low = ids.astype(np.uint16)
     if bits <= 16:
         return {"top_ids": low}
-    high = (written >> 16).astype(np.uint8)
+    high = ((ids >> 16) & 3).astype(np.uint8)
     pairs = np.stack([high >> 1, high & 1], axis=-1).reshape(len(ids), -1)
     return {"top_ids": low, "top_ids_high": np.packbits(pairs, axis=1)}
 
