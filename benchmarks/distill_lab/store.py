@@ -23,7 +23,7 @@ LENGTH = 256
 
 
 def stored(folder: Path, signals: int, *, k: int = 32, vocabulary: int = 50_000, rounds: int = 7) -> Row:
-    """Write and read a shard of so many signals, write its bytes as they are, and copy its file, in turns; all synced."""
+    """Write and read a shard of so many signals, write its bytes as they are, and copy its file, in turns; synced."""
     made = [_signal(seed, k, vocabulary) for seed in range(signals)]
     times: dict[str, list[float]] = {"write": [], "write_plain": [], "copy": [], "read": [], "read_plain": []}
     for number in range(rounds):
