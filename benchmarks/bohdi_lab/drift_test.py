@@ -148,7 +148,7 @@ def tracking(count: int) -> list[Row]:
         "cumulative": {"drift": "none"},
         "published": {"drift": "published", "window": 20},
         "discounted, 0.97": {"drift": "discounted"},
-        "ours without forgetting": {"drift": "two_sample", "carry": 1.0},
+        "ours without forgetting": {"drift": "two_sample", "discount": 1.0},
         "ours": {"drift": "two_sample"},
     }
     rows: list[Row] = []

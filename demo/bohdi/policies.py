@@ -51,4 +51,4 @@ def settings_of(policy: Policy, plan: Plan, seed: int) -> Settings:
         return msgspec.structs.replace(common, rule="uniform", drift="none")
     if policy == "published":
         return msgspec.structs.replace(common, rule="published", drift="published", window=20)
-    return msgspec.structs.replace(common, window=plan.window, carry=0.5, draw_power=2.0)
+    return msgspec.structs.replace(common, window=plan.window, discount=1.0, carry=0.5, draw_power=2.0)

@@ -28,14 +28,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         `levels` of domains. `rule`: how paths are drawn; `uniform` asks about all leaves evenly, to compare with.
         `drift`: how old rewards lose their weight. `window`: rewards that the drift test looks at. `false_discovery`:
         false resets of a node per 100 rewards without a change. `discount`: factor on older rewards at each new one,
-        for `drift: discounted`. `carry`: factor on all rewards at a change of the target, for `two_sample`. `kappa`:
-        rewards that the parent's mean counts for in a child's prior. `breadth`: a walk takes one of the best arms at
-        random, so large a share of them; towards 0 always the best. `even_share`: of the steps of a walk
-        that go to any child, whatever it has won. `widening`: a node may have `widening` x
-        (questions asked below it) ** 0.5 children. `leaf_questions`: a node sprouts only when it has had so many
-        questions for each leaf below it. `most_children`: of one node, at most. `learning_progress`: weight of what
-        the last training changed, 0 for none. `traffic`: weight of the users' queries, 0 for none. `draw_power`: 0
-        draws training leaves evenly, 1 in proportion to the gain, more for fewer.
+        for `two_sample` and `discounted`. `carry`: factor on all rewards at a change of the target, for `two_sample`.
+        `kappa`: rewards that the parent's mean counts for in a child's prior. `breadth`: a walk takes one of the best
+        arms at random, so large a share of them; towards 0 always the best. `even_share`: of the steps of a walk that
+        go to any child, whatever it has won. `widening`: a node may have `widening` x (questions asked below it) ** 0.5
+        children. `leaf_questions`: a node sprouts only when it has had so many questions for each leaf below it.
+        `most_children`: of one node, at most. `learning_progress`: weight of what the last training changed, 0 for
+        none. `traffic`: weight of the users' queries, 0 for none. `draw_power`: 0 draws training leaves evenly, 1 in
+        proportion to the gain, more for fewer.
     Rounds
         `rounds` of `paths_per_round` questions. `max_usd_per_round` and `max_tokens_per_round` end a round early.
         `concurrency`: questions to one model at a time. `fan_out`: who runs them. `prompts`: a built-in set or a
@@ -56,7 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     window: Annotated[int, msgspec.Meta(ge=5)] = 30
     false_discovery: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
     discount: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.97
-    carry: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.7
+    carry: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     kappa: Annotated[float, msgspec.Meta(ge=0)] = 4.0
     breadth: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     even_share: Share = 0.2
@@ -89,7 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """How rewards are to be counted; goes into the log with each round that begins."""
         return FoldRules(
             window=self.window,
-            discount=self.discount if self.drift == "discounted" else 1.0,
+            discount=self.discount if self.drift in ("two_sample", "discounted") else 1.0,
             carry=self.carry if self.drift == "two_sample" else 1.0,
         )
 

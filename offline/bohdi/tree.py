@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias
 
@@ -42,7 +43,7 @@ class TreeError(ValueError):
     """An event does not fit the tree, or bytes are no tree; the message says which and why."""
 
 
-class Weighed(Event, frozen=True, kw_only=True, tag="contested"):
+class Weighed(Event, frozen=True, kw_only=True, tag="contested", gc=False):
     """The part of `Contested` that the fold reads: without the texts, a log folds many times sooner."""
 
     path: tuple[str, ...]
@@ -61,7 +62,9 @@ class State(msgspec.Struct, kw_only=True):
     levels: int = 0
     target: str = ""
     target_version: str = ""
-    carries: list[float] = msgspec.field(default_factory=list)
+    versions: int = 0
+    carries: list[tuple[int, float]] = msgspec.field(default_factory=list)
+    """Changes of the target at which something was forgotten: their numbers, and the share that was kept."""
     sources: tuple[str, ...] = ()
     seed: int = 0
     tenant: str = ""
@@ -74,6 +77,10 @@ class State(msgspec.Struct, kw_only=True):
     unpriced_rounds: int = 0
     traffic_until: float = 0.0
     nodes: list[Node] = msgspec.field(default_factory=list)
+
+
+def _number(change: tuple[int, float]) -> int:
+    return change[0]
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -100,7 +107,7 @@ class Tree:
         for node in self.state.nodes:
             if node.id != ROOT and node.status == "active":
                 self._kids[node.parent].append(node)
-        self._versions = len(self.state.carries)
+        self._versions = self.state.versions
         self._examined = [node for node in self.state.nodes if node.exam is not None]
 
     # Reading ----------------------------------------------------------------------------------------------------------
@@ -331,18 +338,22 @@ class Tree:
             # Said again, by a run that goes on where another was killed.
             return
         state.target_version = version
-        state.carries.append(state.rules.carry)
-        self._versions = len(state.carries)
+        state.versions += 1
+        self._versions = state.versions
+        if state.rules.carry < 1.0:
+            state.carries.append((state.versions, state.rules.carry))
 
     def _current(self, node: Node) -> Node:
         """The node, with the changes of the target taken in: only when it is asked for, since there are many nodes."""
         if node.version == self._versions:
             return node
-        for carry in self.state.carries[node.version :]:
-            node.before_change = (node.won, node.lost)
+        before = None
+        for number, carry in self.state.carries[bisect_right(self.state.carries, node.version, key=_number) :]:
+            before = (node.won, node.lost) if number == self._versions else None
             node.won *= carry
             node.lost *= carry
             node.squares *= carry * carry
+        node.before_change = before or (node.won, node.lost)
         node.version = self._versions
         node.n_at_version = node.n
         if node.since_change is None and node.epoch_n:
@@ -394,5 +405,5 @@ class Tree:
             state.cost_usd += event.cost_usd
         for node in self._examined:
             node.exam = None
-        self._versions = len(self.state.carries)
+        self._versions = self.state.versions
         self._examined = []

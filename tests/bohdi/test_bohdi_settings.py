@@ -26,10 +26,10 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("drift", "discount", "carry"),
-    [("two_sample", 1.0, 0.7), ("discounted", 0.97, 1.0), ("published", 1.0, 1.0), ("none", 1.0, 1.0)],
+    [("two_sample", 0.97, 0.5), ("discounted", 0.97, 1.0), ("published", 1.0, 1.0), ("none", 1.0, 1.0)],
 )
 def test_the_drift_rule_decides_what_is_forgotten(tmp_path: Path, drift: str, discount: float, carry: float) -> None:
-    rules = read_settings(written(tmp_path, GOOD + f"drift: {drift}\nwindow: 20\n")).fold_rules()
+    rules = read_settings(written(tmp_path, GOOD + f"drift: {drift}\nwindow: 20\ncarry: 0.5\n")).fold_rules()
     assert (rules.window, rules.discount, rules.carry) == (20, discount, carry)
 
 

@@ -15,7 +15,7 @@ from routers.evidence.window_test import published, two_sums
 
 
 def settings(**changed: Any) -> Settings:
-    return Settings(**{"target": "t", "sources": ("a",), "levels": 1, "window": 10, "carry": 1.0, **changed})
+    return Settings(**{"target": "t", "sources": ("a",), "levels": 1, "window": 10, "discount": 1.0, **changed})
 
 
 def tree_of(nodes: int, chosen: Settings) -> tuple[Tree, list[str]]:
