@@ -10,6 +10,7 @@ import msgspec
 from fastapi import Depends, FastAPI, Request, Response
 
 from service.admin_bohdi import add_bohdi
+from service.admin_cache import add_cache
 from service.admin_distill import add_distill
 from service.admin_drift import add_drift
 from service.admin_jobs import add_jobs
@@ -63,6 +64,7 @@ def admin_application(gateway: Gateway, environ: Mapping[str, str]) -> FastAPI:
     add_keys(app, gateway)
     add_routers(app, gateway)
     add_drift(app, gateway)
+    add_cache(app, gateway)
     add_templates(app, gateway)
     add_bohdi(app, gateway)
     add_distill(app, gateway)

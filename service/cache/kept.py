@@ -72,4 +72,7 @@ def _is_finished(choice: dict[str, Any]) -> bool:
     message = choice.get("message")
     if not isinstance(message, dict):
         return isinstance(choice.get("text"), str) and bool(choice["text"])
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        return False
     return not message.get("refusal") and any(message.get(name) for name in SAYING)

@@ -22,6 +22,8 @@ PREFIX = b"tokamak:cache:1:"
 TIMEOUT_S = 0.25
 """A Redis that is slower than this costs more than it saves."""
 PAUSE_S = 1.0
+MAX_CONNECTIONS = 32
+"""Of one process; further requests wait for one, for at most `TIMEOUT_S`."""
 
 
 class RedisStore:
@@ -31,9 +33,11 @@ class RedisStore:
     """
 
     def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:
-        self._redis = redis.asyncio.Redis.from_url(
-            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-        )
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            url, max_connections=MAX_CONNECTIONS, timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0),
+        )  # fmt: skip
+        self._redis = redis.asyncio.Redis.from_pool(pool)
         self._clock = clock
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(KeptAnswer)

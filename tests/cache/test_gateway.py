@@ -10,8 +10,20 @@ import httpx
 import openai
 import pytest
 
+from registry.config_file import ConfigError, parse_config
 from tests.gateway.conftest import redis_url
-from tests.gateway.live import HI, WAIT_S, Fleet, fleet, payloads, streamed_text, until
+from tests.gateway.live import (
+    HI,
+    WAIT_S,
+    Fleet,
+    Gateway,
+    configured,
+    fleet,
+    payloads,
+    streamed_text,
+    until,
+)
+from tests.gateway.test_ways_of_asking import ASK, add_template
 from tests.upstream import answer, cut, failing, gated, tool_call
 from tests.upstream.answers import USAGE
 from tests.upstream.script import Gate
@@ -300,7 +312,7 @@ def test_per_user(tmp_path: Path, per_user: bool, expected: str) -> None:
 def test_ttl_s(tmp_path: Path) -> None:
     with fleet(tmp_path, {"m": {}}, cache={"exact": {"ttl_s": 0.5}}) as live:
         live.chat("m", **COLD)
-        until(lambda: found(live.chat("m", **COLD)) == "miss", "an answer outlives its time")
+        assert until(lambda: found(live.chat("m", **COLD)) == "miss", "an answer outlives its time")
 
 
 @pytest.mark.parametrize(("max_bytes", "expected"), [(100_000, "hit"), (1_500, "miss")])
@@ -335,6 +347,19 @@ def test_the_metrics_count_hits_and_what_they_saved(tmp_path: Path) -> None:
     assert 'tokamak_cost_usd_total{model="m"} 22' in text
 
 
+def test_an_operator_throws_all_answers_away(abc: Fleet) -> None:
+    abc.chat("alpha", messages=ask("thrown"), **COLD)
+    removed = httpx.delete(f"{abc.gateway.admin_url}/admin/cache", timeout=WAIT_S)
+    assert removed.json()["removed"] >= 1
+    assert found(abc.chat("alpha", messages=ask("thrown"), **COLD)) == "miss"
+
+
+def test_where_nothing_is_kept_nothing_is_thrown_away(tmp_path: Path) -> None:
+    with fleet(tmp_path, {"m": {}}) as live:
+        refused = httpx.delete(f"{live.gateway.admin_url}/admin/cache", timeout=WAIT_S)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "no_cache")
+
+
 def test_what_is_said_of_a_cached_answer_by_its_id_is_said_of_the_first(abc: Fleet) -> None:
     abc["alpha"].script(answer("told", id="chatcmpl-told"))
     asked = {"messages": ask("told"), **COLD}
@@ -346,15 +371,13 @@ def test_what_is_said_of_a_cached_answer_by_its_id_is_said_of_the_first(abc: Fle
     assert until(lambda: abc.gateway.feedback(), "no feedback")[-1].interaction_id == first.id
 
 
-def test_replicas_share_answers_by_redis_and_a_cascade_too(tmp_path: Path, redis_url: str) -> None:
+def test_replicas_share_answers_by_redis_(tmp_path: Path, redis_url: str) -> None:
     shared = {"exact": {"url": redis_url}}
     with fleet(tmp_path / "a", {"m": {}}, cache=shared) as live:
         again = [live.chat("m", messages=ask("shared"), **COLD, stream=stream) for stream in (True, True, False)]
         assert [found(r) for r in again] == ["miss", "hit", "hit"]
         assert again[2].json()["choices"][0]["message"]["content"] == "Hello there."
         upstream = live["m"]
-        from tests.gateway.live import Gateway, configured
-
         config = configured(tmp_path / "b", {"m": upstream.url}, {"m": {}}, cache=shared)
         with Gateway(config) as other, openai.OpenAI(base_url=other.url, api_key="x", timeout=WAIT_S) as client:
             raw = client.chat.completions.with_raw_response.create(model="m", messages=ask("shared"), temperature=0)
@@ -368,5 +391,49 @@ def test_replicas_share_answers_by_redis_and_a_cascade_too(tmp_path: Path, redis
 
 def test_without_its_redis_requests_go_on(tmp_path: Path) -> None:
     with fleet(tmp_path, {"m": {}}, cache={"exact": {"url": "redis://127.0.0.1:1/0"}}) as live:
+        assert httpx.delete(f"{live.gateway.admin_url}/admin/cache", timeout=WAIT_S).status_code == 503
         assert [found(live.chat("m", messages=HI, **COLD)) for _ in range(3)] == ["bypass"] * 3
         assert "tokamak_cache_failures_total 0" not in live.http.get("/metrics").text
+
+
+def test_what_a_cascade_answers_is_kept_with_the_usage_of_its_stages(tmp_path: Path) -> None:
+    cascade = {"signal": "verifier", "pattern": "^\\d+$", "first": ["alpha"]}
+    with fleet(tmp_path, cache=ON, routes={"auto": {"preference": 0.8, "cascade": cascade}}) as live:
+        live["alpha"].script(answer("not a number"))
+        for upstream in ("beta", "gamma"):
+            live[upstream].script(answer("42"))
+        made = live.record_of(live.chat(**COLD))
+        again = live.chat(**COLD, stream=True)
+        assert (found(again), streamed_text(payloads(again))) == ("hit", "42")
+        assert made.route == "cascade"
+        assert live.record_of(again).usage == made.usage
+        assert made.usage is not None
+        assert made.usage.prompt_tokens == 2 * USAGE["prompt_tokens"]
+
+
+def test_a_control_request_is_not_kept(tmp_path: Path) -> None:
+    add_template(tmp_path)
+    share = {"control_share": 0.5, "control_pinned": True}
+    with fleet(tmp_path, {"m": {"ways": ["direct", "thought"]}}, cache=ON, templates=share) as live:
+        seen = set()
+        for number in range(60):
+            asked: dict[str, Any] = {"messages": ASK, "seed": number}
+            record = live.record_of(live.chat("m#thought", **asked))
+            again = found(live.chat("m#thought", **asked))
+            seen.add(record.withheld)
+            assert again == ("miss" if record.withheld else "hit")
+            if len(seen) == 2:
+                return
+        raise AssertionError(f"all 60 requests were dealt alike: {seen}")
+
+
+def test_with_redis_the_memory_of_this_process_is_not_bounded(tmp_path: Path) -> None:
+    config = """
+version: 1
+upstreams: {u: {base_url: http://127.0.0.1:1/v1}}
+models: {m: {endpoints: [{upstream: u}]}}
+cache:
+  exact: {url: "redis://127.0.0.1:1/0", max_bytes: 5}
+"""
+    with pytest.raises(ConfigError, match=r"t.yaml:6: `cache.exact.max_bytes`.*maxmemory"):
+        parse_config(config, "t.yaml", {})
