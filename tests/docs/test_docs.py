@@ -27,6 +27,8 @@ from tests.bohdi.grown import LARGE, OTHER, TARGET, two_rounds, written
 from tests.docs.blocks import PAGES, ROOT, SHOWN, Block, blocks_of, runnable
 from tests.gateway.live import fleet
 
+CLOSING = ROOT / "docs" / "keys.md"
+"""The page that creates keys: from then on nobody is let in without one."""
 EXAMPLE = ROOT / "docs" / "configuration.md"
 SAMPLE = ROOT / "demo" / "replay" / "samples" / "mmlu_pro.jsonl.gz"
 KEYS = {"OPENAI_API_KEY": "sk-docs"}
@@ -105,11 +107,23 @@ def run(command: list[str], world: World, block: Block) -> None:
     assert done.returncode == 0, f"{block.place}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [p for p in PAGES if p != CLOSING], ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_of_a_page_runs(page: Path, world: World) -> None:
-    """Python blocks of a page go on where the one before ended, as a reader would."""
-    program = ""
+    assert run_page(page, world) == len(blocks_of(page))
+
+
+def test_the_page_that_closes_the_endpoint_has_one_of_its_own(tmp_path: Path) -> None:
+    with fleet(tmp_path / "tokamak-data", {name: {"quality_prior": 0.5} for name in ("small", "large")}) as live:
+        addresses = (url.removeprefix("http://") for url in (live.gateway.root, live.gateway.admin_url))
+        assert run_page(CLOSING, World(tmp_path, *addresses)) >= 3
+        assert live.chat("small").status_code == 401
+
+
+def run_page(page: Path, world: World) -> int:
+    """Run the blocks of a page; python blocks go on where the one before ended, as a reader would. Returns how many."""
+    program, ran = "", 0
     for block in blocks_of(page):
+        ran += 1
         if block.language == "python":
             program += block.code.replace("127.0.0.1:8400", world.address) + "\n"
             run([sys.executable, "-c", program], world, block)
@@ -121,6 +135,7 @@ def test_every_block_of_a_page_runs(page: Path, world: World) -> None:
             json.loads(block.code)
         else:
             assert block.language in SHOWN, f"{block.place}: nobody knows how to run {block.language!r}"
+    return ran
 
 
 def check_config(block: Block) -> None:
