@@ -38,6 +38,9 @@ POOLS: dict[int, tuple[str, ...]] = {
 EVERYWHERE: tuple[Method, ...] = ("em", "uniform", "min_ce")
 """Measured with every number of sources; the others with six alone."""
 MIX = 0.5
+SETTINGS = ((Scale(), tuple(POOLS)), (Scale(base_steps=600), (3, 6)))
+"""A base that has hardly learned, with every number of sources; and one that has more to lose, with two of them."""
+COUNTS = ("degraded_vs_base", "degraded_vs_clm", "uniform_degraded_vs_base", "uniform_degraded_vs_clm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,21 +112,43 @@ class Laboratory:
             yield Trial(seed, sources, method, np.array(found["scores"]), found["weights"])
 
 
-def interference(
-    data: Path, cache: Path, *, seeds: Sequence[int] = (0, 1, 2), scale: Scale | None = None,
-    pools: Sequence[int] = tuple(POOLS), say: Any = print,
-) -> list[Row]:  # fmt: skip
-    """Every trial, then the table; about ten minutes of CPU the first time."""
-    laboratory = Laboratory(data, cache, scale or Scale())
+def interference(data: Path, cache: Path, *, seeds: Sequence[int] = (0, 1, 2), say: Any = print) -> list[Row]:
+    """Every trial of every setting, then the tables; about a quarter of an hour of CPU the first time."""
+    rows: list[Row] = []
+    bars = []
+    for scale, pools in SETTINGS:
+        *found, last = of_setting(data, cache, scale, pools, seeds=seeds, say=say)
+        rows += [{**row, "base_steps": scale.base_steps} for row in found]
+        bars.append(last["bar"])
+    return [*rows, {"what": "interference, all", "bar": merged(bars)}]
+
+
+def of_setting(
+    data: Path, cache: Path, scale: Scale, pools: Sequence[int], *, seeds: Sequence[int], say: Any = print
+) -> list[Row]:
+    """The table of one setting, its bar as the last row."""
+    laboratory = Laboratory(data, cache, scale)
     trials: list[Trial] = []
     for seed in seeds:
-        most = max(pools)
         for sources in sorted(pools, reverse=True):
-            methods = get_args(Method) if sources == most else EVERYWHERE
+            methods = get_args(Method) if sources == max(pools) else EVERYWHERE
             for trial in laboratory.trials(seed, sources, methods):
                 trials.append(trial)
                 say(f"seed {seed}, {sources} sources, {trial.method}: {trial.scores.mean():.3f}")
     return table(trials, {seed: laboratory.base(seed) for seed in seeds}, laboratory.domains)
+
+
+def merged(bars: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Counts of domains over all settings, and of averages the worst."""
+    total = {key: sum(bar[key] for bar in bars) for key in COUNTS}
+    made: dict[str, float] = {"degraded_vs_base": total["degraded_vs_base"]}
+    for ours, theirs, key in (
+        ("degraded_vs_base", "uniform_degraded_vs_base", "degraded_x_uniform"),
+        ("degraded_vs_clm", "uniform_degraded_vs_clm", "degraded_vs_clm_x_uniform"),
+    ):
+        if total[theirs]:
+            made[key] = total[ours] / total[theirs]
+    return made | {key: min(bar[key] for bar in bars) for key in bars[0] if key not in COUNTS}
 
 
 def table(trials: Sequence[Trial], base: dict[int, np.ndarray], domains: Sequence[str]) -> list[Row]:
@@ -161,12 +186,12 @@ def _bar(
     def total(method: Method, key: str) -> int:
         return sum(row[key] for row in rows if row["method"] == method)
 
-    bar: dict[str, float] = {"degraded_vs_base": total("em", "degraded_vs_base")}
-    for key in ("degraded_vs_base", "degraded_vs_clm"):
-        if total("uniform", key):
-            bar["degraded_x_uniform" if key == "degraded_vs_base" else "degraded_vs_clm_x_uniform"] = total(
-                "em", key
-            ) / total("uniform", key)
+    bar: dict[str, float] = {
+        "degraded_vs_base": total("em", "degraded_vs_base"),
+        "degraded_vs_clm": total("em", "degraded_vs_clm"),
+        "uniform_degraded_vs_base": total("uniform", "degraded_vs_base"),
+        "uniform_degraded_vs_clm": total("uniform", "degraded_vs_clm"),
+    }
     ours = [trial for trial in trials if trial.method == "em"]
     least = {(trial.seed, trial.sources): trial.scores for trial in trials if trial.method == "min_ce"}
     mine = np.mean([trial.scores for trial in ours], axis=0)
