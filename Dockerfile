@@ -1,6 +1,7 @@
 # The gateway, light: no torch. `--build-arg EXTRAS=demo --build-arg TORCH=torch==2.13.0` adds the demo fleet,
 # EXTRAS=onnx the ONNX encoder (several: EXTRAS=onnx,learn).
-ARG PYTHON_IMAGE=python:3.11-slim
+# Pinned by version; for builds that never change, pin its digest too: PYTHON_IMAGE=python:3.11.14-slim-bookworm@sha256:...
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 ARG EXTRAS=
@@ -11,7 +12,7 @@ WORKDIR /src
 COPY constraints.txt pyproject.toml ./
 # What changes rarely comes first, so that a change of the code installs nothing again.
 RUN if [ -n "$TORCH" ]; then /opt/tokamak/bin/pip install -c constraints.txt "$TORCH"; fi \
- && python3 -c "import tomllib; print('\n'.join(tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']))" > needed.txt \
+ && python3 -c "import os, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; extras = os.environ['EXTRAS'].split(','); print(*p['dependencies'], *(need for extra in extras if extra for need in p['optional-dependencies'][extra]), sep='\n')" > needed.txt \
  && /opt/tokamak/bin/pip install -c constraints.txt -r needed.txt
 COPY . .
 RUN /opt/tokamak/bin/pip install -c constraints.txt ".${EXTRAS:+[$EXTRAS]}"

@@ -43,6 +43,10 @@ run: $(STATE)/base ## Serve on port 8400 what is found here: provider keys, loca
 
 test: lint types unit ## Check everything: style, types, tests
 
+test-compose: $(STATE)/dev ## Build docker-compose.yml and bring it up: requests, streams, a gateway killed, Redis restarted
+	@echo "== Bringing the deployment up (some minutes; without images to pull it needs root on a Debian)"
+	@$(PYTHON) -m pytest deploy/check -p no:cacheprovider -v $(RUN)
+
 unit: $(STATE)/dev
 	@echo "== Running the tests"
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(PYTHON) -m pytest $(PYTEST)

@@ -1,0 +1,1 @@
+"""A check of docker-compose.yml that builds it and brings it up: `make test-compose`."""
