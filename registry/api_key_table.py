@@ -116,7 +116,7 @@ class ApiKeysError(RuntimeError):
 
 @contextmanager
 def opened(path: Path, *, to_write: bool) -> Iterator[sqlite3.Connection]:
-    """One transaction; to write, it holds the only pen and creates the file if it is not there. Raises ApiKeysError."""
+    """One transaction; to write, it holds the only pen and makes file and tables if need be. Raises ApiKeysError."""
     try:
         if to_write and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,7 @@ class ApiKeys:
 
     def read(self, unless: int | None = None) -> KeyFile | None:
         """All keys, oldest first; None if the file is still at the revision `unless`."""
-        if not self.path.exists():
+        if not self._begun():
             return None if unless == 0 else KeyFile(0, ())
         with opened(self.path, to_write=False) as db:
             revision = _revision(db)
@@ -86,14 +86,14 @@ class ApiKeys:
 
     def get(self, key_id: str) -> ApiKey:
         """Raises ApiKeyMissing."""
-        if not self.path.exists():
+        if not self._begun():
             raise _missing(key_id)
         with opened(self.path, to_write=False) as db:
             return _the(db, key_id)
 
     def audit(self, key_id: str | None = None, limit: int = 1_000) -> list[KeyChange]:
         """The newest changes, of one key or of all, oldest first."""
-        if not self.path.exists():
+        if not self._begun():
             return []
         where, values = ("", ()) if key_id is None else ("WHERE key = ? ", (key_id,))
         with opened(self.path, to_write=False) as db:
@@ -108,6 +108,13 @@ class ApiKeys:
             )
             for row in reversed(rows)
         ]
+
+    def _begun(self) -> bool:
+        """Whether anything was ever written; the file is empty while another process makes its tables."""
+        try:
+            return self.path.stat().st_size > 0
+        except FileNotFoundError:
+            return False
 
     def create(self, settings: KeySettings, *, by: str, why: str | None = None) -> Created:
         """Make a key with a new secret.
