@@ -209,11 +209,11 @@ def test_an_explanation_is_of_a_decision_that_is_really_taken(abc: Fleet) -> Non
 @pytest.mark.parametrize(
     "script",
     [
-        answer("cut", finish_reason="length"),
-        answer("no", finish_reason="content_filter"),
-        answer("odd", finish_reason="whatever"),
-        answer(""),
-        answer("one", n=1),
+        answer("cut", n=2, finish_reason="length"),
+        answer("no", n=2, finish_reason="content_filter"),
+        answer("odd", n=2, finish_reason="whatever"),
+        answer("", n=2),
+        answer("one of two", n=1),
         failing(500),
     ],
 )
@@ -294,9 +294,10 @@ def test_a_key_never_sees_the_answer_of_another(tmp_path: Path) -> None:
 
 
 def test_a_hit_is_a_request_of_its_key_but_takes_nothing_of_its_budget(tmp_path: Path) -> None:
-    keys = [{"id": "one", "key_env": "ONE", "requests_per_minute": 3, "usd_per_day": 1e-4}]
+    keys = [{"id": "one", "key_env": "ONE", "requests_per_minute": 3, "tokens_per_minute": 1_000, "usd_per_day": 1e-4}]
     prices = {"prices": {"prompt_per_1m": 10.0, "completion_per_1m": 1.0}}
     with fleet(tmp_path, {"m": prices}, key="sk-one", environ=SECRETS, cache=ON, limits={"keys": keys}) as live:
+        live["m"].default = answer("long", usage={"prompt_tokens": 11, "completion_tokens": 600, "total_tokens": 611})
         assert [found(live.chat("m", **COLD)) for _ in range(3)] == ["miss", "hit", "hit"]
         assert live.chat("m", **COLD).json()["error"]["code"] == "rate_limit_exceeded"
 
