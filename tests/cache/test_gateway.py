@@ -10,7 +10,9 @@ import httpx
 import openai
 import pytest
 
+from registry.artifacts import Artifacts
 from registry.config_file import ConfigError, parse_config
+from registry.rollouts import Rollouts
 from tests.gateway.conftest import redis_url
 from tests.gateway.live import (
     HI,
@@ -23,6 +25,7 @@ from tests.gateway.live import (
     streamed_text,
     until,
 )
+from tests.gateway.test_hot_swap import publish
 from tests.gateway.test_ways_of_asking import ASK, add_template
 from tests.upstream import answer, cut, failing, gated, tool_call
 from tests.upstream.answers import USAGE
@@ -438,3 +441,22 @@ cache:
 """
     with pytest.raises(ConfigError, match=r"t.yaml:6: `cache.exact.max_bytes`.*maxmemory"):
         parse_config(config, "t.yaml", {})
+
+
+def test_a_new_router_asks_anew_and_a_canary_keeps_the_cache_out(tmp_path: Path) -> None:
+    with fleet(tmp_path, cache=ON, routers={"poll_s": 0.05}) as live:
+        artifacts = Artifacts(live.gateway.data_dir / "artifacts")
+        champion, tried = publish(artifacts, "alpha"), publish(artifacts, "beta")
+
+        def serves(version: str) -> bool:
+            return live.chat().headers["x-tokamak-router"] == version
+
+        live.chat("auto", **COLD)
+        assert found(live.chat("auto", **COLD)) == "hit"
+        artifacts.deploy("router", champion)
+        until(lambda: serves(champion), "the new router was not taken in")
+        assert [found(live.chat("auto", **COLD)) for _ in range(2)] == ["miss", "hit"]
+        Rollouts(artifacts, "router").canary(tried, 0.5, by="test", if_match="*")
+        until(lambda: serves(tried), "the canary was not taken in")
+        assert [found(live.chat("auto", **COLD)) for _ in range(2)] == ["bypass", "bypass"]
+        assert [found(live.chat("beta", **COLD)) for _ in range(2)] == ["miss", "hit"]
