@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -448,8 +449,11 @@ def test_a_new_router_asks_anew_and_a_canary_keeps_the_cache_out(tmp_path: Path)
         artifacts = Artifacts(live.gateway.data_dir / "artifacts")
         champion, tried = publish(artifacts, "alpha"), publish(artifacts, "beta")
 
+        numbers = count()
+
         def serves(version: str) -> bool:
-            return live.chat().headers["x-tokamak-router"] == version
+            """Whether it decides a new conversation; a canary has a share of them."""
+            return live.chat(messages=ask(f"talk {next(numbers)}")).headers["x-tokamak-router"] == version
 
         live.chat("auto", **COLD)
         assert found(live.chat("auto", **COLD)) == "hit"
