@@ -112,6 +112,8 @@ def _started(folder: Path) -> Iterator[str]:
         finally:
             daemon.terminate()
             daemon.wait(60)
+            # The daemon leaves this mount behind, and with it the folder could not be removed.
+            subprocess.run(["umount", str(folder / "exec/netns/default")], capture_output=True, check=False)
 
 
 def _own_address() -> str:
