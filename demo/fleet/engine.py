@@ -132,7 +132,7 @@ class Generation:
             return self.accept(output.logits[0, -1])
 
     def accept(self, logits: torch.Tensor) -> bool:
-        """Choose the next token from `logits (vocabulary,)` and tell the listener. Returns True if this was the last."""
+        """Choose the next token from `logits (vocabulary,)` and tell the listener. True if this was the last."""
         choice = self.sampler.choose(logits, self.tokens)
         self.inputs = [choice.token]
         self.tokens.append(choice.token)
