@@ -3,9 +3,10 @@
     python -m benchmarks.bohdi [--quick] [PART ...]
 
 Parts: drift (P1), growth (P2), allocation (P3), gaps (P5, on the MMLU-Pro logs in the folder that TOKAMAK_SHARED_DATA
-names, else `shared/data` beside the checkout; left out without them), scale. All of them if none is named; only then is
-`benchmarks/results/bohdi.json` written. `--quick` does a little of everything but the gaps in under a minute, and
-writes nothing. The figures of the live proof are taken over from the file that `python -m benchmarks.bohdi_live` wrote.
+names, else `shared/data` beside the checkout; left out without them), scale. All of them if none is named; parts that
+are named replace theirs in `benchmarks/results/bohdi.json`. `--quick` does a little of everything but the gaps in under
+a minute, and writes nothing. The figures of the live proof are taken over from the file that
+`python -m benchmarks.bohdi_live` wrote.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benchmarks.bohdi_lab.planted import Row
 from benchmarks.result_file import RESULTS, write_result
 from benchmarks.routing_probe import shared_folder
 
+NAME = "bohdi"
 LIVE = "bohdi_live"
 LIVE_FIGURES = ("live_worst_family_gain_lo",)
 NOTES = {
@@ -110,6 +112,17 @@ def live_figures(results: Path = RESULTS) -> dict[str, float]:
     return {key: bar[key] for key in LIVE_FIGURES if key in bar}
 
 
+def keep(rows: Sequence[Row], bar: dict[str, float], whole: bool, results: Path = RESULTS) -> None:
+    """Write the result; unless it is the whole, rows of other kinds and other figures of the last result stay."""
+    path = results / f"{NAME}.json"
+    if not whole and path.is_file():
+        last = orjson.loads(path.read_bytes())
+        measured = {row["what"] for row in rows}
+        rows = [row for row in last["rows"] if row["what"] not in measured] + list(rows)
+        bar = last["bar"] | bar
+    write_result(NAME, "make bench-bohdi", rows, bar, results, NOTES)
+
+
 def tell(rows: Sequence[Row], bar: dict[str, float]) -> None:
     """Print a table for each kind of row, and the bar."""
     console = Console(width=180)
@@ -151,10 +164,10 @@ def main() -> None:
             found, figures = PARTS[part](QUICK if arguments.quick else FULL, Path(scratch))
             rows, bar = rows + found, bar | figures
             print(f"{part}: {time.perf_counter() - started:.0f} s", flush=True)
-    if not arguments.quick and not arguments.parts:
-        bar |= live_figures()
-        write_result("bohdi", "make bench-bohdi", rows, bar, notes=NOTES)
     tell(rows, bar)
+    if not arguments.quick:
+        bar |= live_figures()
+        keep(rows, bar, whole=not arguments.parts)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def curves(gaps: Gaps, rule: str, seed: int, pulls: int) -> F64:
     """After every sweep of 70 pulls: the share of the largest gaps held by the ten named, and how many are right."""
     rng = np.random.default_rng(seed)
     changed = RULES[rule]
-    settings = settings_of(levels=2, leaf_questions=NO_SPROUTS, **(changed or {}))
+    settings = settings_of(levels=2, leaf_questions=NO_SPROUTS, **(changed or {"drift": "none"}))
     tree, paths = planted(settings, (gaps.categories, SUBTOPICS))
     place = {path[-1]: position for position, path in enumerate(paths)}
     true = gaps.true

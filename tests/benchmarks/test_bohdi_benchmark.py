@@ -99,3 +99,11 @@ def test_the_largest_gaps_are_found_where_they_are_plain() -> None:
     assert found[-1].tolist() == [1.0, 10.0]
     assert np.all(found[:, 0] <= 1.0)
     assert np.array_equal(found, gaps.curves(plain, "ours", seed=0, pulls=1400))
+
+
+def test_parts_that_are_measured_again_replace_theirs_and_nothing_else(tmp_path: Path) -> None:
+    bohdi.keep([{"what": "gaps", "x": 1}, {"what": "scale", "x": 2}], {"pull_us": 9.0, "a": 1.0}, True, tmp_path)
+    bohdi.keep([{"what": "scale", "x": 3}], {"pull_us": 7.0}, False, tmp_path)
+    found = orjson.loads((tmp_path / "bohdi.json").read_bytes())
+    assert found["rows"] == [{"what": "gaps", "x": 1}, {"what": "scale", "x": 3}]
+    assert found["bar"] == {"pull_us": 7.0, "a": 1.0}
