@@ -101,7 +101,7 @@ def measured_live(results: Path = RESULTS) -> dict[str, float]:
     bar = orjson.loads(path.read_bytes())["bar"] if path.is_file() else {}
     missing = [key for key in LIVE if key not in bar]
     if missing:
-        print(f"not in the bar: {', '.join(missing)}; run `tokamak demo distill`, then this")
+        print(f"not in the bar: {', '.join(missing)}: there is no result of a live proof")
     return {key: bar[key] for key in LIVE if key in bar}
 
 
