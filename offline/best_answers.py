@@ -57,9 +57,12 @@ class Selected:
 
 
 def acceptable(answer: Answer) -> bool:
-    """Whether a template may be made of it: right by its checker, or good by judge or users where there is none."""
-    if len(answer.text.strip()) < LEAST_CHARS:
-        return False
+    """Whether a template may be made of it: it is right, and long enough to show how it was found."""
+    return len(answer.text.strip()) >= LEAST_CHARS and right(answer)
+
+
+def right(answer: Answer) -> bool:
+    """By its checker, or well judged where there is none; users who disliked it are believed in any case."""
     if answer.feedback is not None and answer.feedback < LEAST_JUDGE:
         return False
     if answer.score is not None:

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from offline.answers import Answer
-from offline.best_answers import LEAST_JUDGE
+from offline.best_answers import right
 from offline.bohdi.contamination import Benchmarks
 from offline.bohdi.export import read_examples
 from offline.bohdi.licences import may_train
@@ -111,16 +111,6 @@ def _unfit(answer: Answer, wanted: Curation, benchmarks: Benchmarks | None) -> s
     if benchmarks is not None and benchmarks.clash(answer.query, answer.text) is not None:
         return "in a benchmark"
     return None
-
-
-def right(answer: Answer) -> bool:
-    """By its checker, or well judged where there is none; users who disliked it are believed in any case."""
-    if answer.feedback is not None and answer.feedback < LEAST_JUDGE:
-        return False
-    if answer.score is not None:
-        return answer.score >= 1.0
-    opinion = answer.judge if answer.judge is not None else answer.feedback
-    return opinion is not None and opinion >= LEAST_JUDGE
 
 
 def _distinct(groups: Mapping[str, list[Answer]], left_out: Counter[str]) -> list[list[Answer]]:

@@ -120,8 +120,7 @@ def drawn(holdout: Sequence[Conversation], most: int) -> list[Conversation]:
 
 
 def _report(recipe: Recipe, prepared: Prepared, run: Run, verdict: Verdict, spent: dict[str, float]) -> Report:
-    labels = sorted({sample.domain for sample in prepared.samples})
-    selection = run.selection
+    labels, selection = domains(prepared.samples), run.selection
     by_domain = {} if selection is None else {
         label: dict(zip(selection.sources, row.tolist(), strict=True))
         for label, row in zip(labels, selection.weights, strict=True)

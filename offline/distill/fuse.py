@@ -14,6 +14,7 @@ import numpy as np
 
 from offline.distill.prepare import Prepared, Said, data_files
 from offline.distill.recipe import Method, Recipe, RecipeError
+from offline.distill.samples import domains
 from offline.distill.selection import Selection
 from offline.distill.teachers import loaded_model
 from offline.distill.training import Progress, Trained, train
@@ -112,6 +113,6 @@ def shares(selection: Selection | None, prepared: Prepared) -> dict[str, float]:
     """The average weight of each source over all reply tokens; empty without a selection."""
     if selection is None:
         return {}
-    names = sorted({sample.domain for sample in prepared.samples})
+    names = domains(prepared.samples)
     counted = np.array([sum(len(s.reply) for s in prepared.samples if s.domain == name) for name in names])
     return selection.average(counted)

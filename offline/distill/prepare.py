@@ -123,9 +123,8 @@ def teacher_of(stated: TeacherRecipe, keep: int) -> Teacher:
     key = None if stated.api_key_env is None else os.environ.get(stated.api_key_env)
     if stated.api_key_env is not None and not key:
         raise RecipeError(f"teacher {stated.name}: the environment variable {stated.api_key_env} is not set")
-    return VllmTeacher(
-        stated.name, str(stated.url), str(stated.served_as), stated.model, api_key=key, top=min(keep, 20)
-    )
+    top = min(keep, MOST_OF_VLLM)
+    return VllmTeacher(stated.name, str(stated.url), str(stated.served_as), stated.model, api_key=key, top=top)
 
 
 def _with_teacher(prepared: Prepared, recipe: Recipe, stated: TeacherRecipe, made: Tokenised, say: Said) -> Prepared:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from offline.answers import Answer
+from offline.best_answers import right
 from offline.bohdi.contamination import Benchmarks
-from offline.curate import Curation, CurationError, curate, ranked, right, write_conversations
+from offline.curate import Curation, CurationError, curate, ranked, write_conversations
 from offline.distill.samples import read_conversations
 from tokamak import mount_groups
 
