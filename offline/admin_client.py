@@ -70,9 +70,9 @@ class Admin:
         raise AdminError(message)
 
 
-def queue_training(admin: str, arguments: dict[str, Any], as_json: bool) -> None:
-    """What `tokamak train --job` does."""
-    found = Admin(admin).post("/admin/routers/train", arguments)
+def queue_job(admin: str, path: str, arguments: dict[str, Any], as_json: bool) -> None:
+    """Queue a job at the service and say so: what commands do with `--job`. Raises AdminError."""
+    found = Admin(admin).post(path, arguments)
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
         return

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from encoders.catalogue import load_encoder
-from offline.admin_client import DEFAULT_ADMIN, AdminUrl, queue_training
+from offline.admin_client import DEFAULT_ADMIN, AdminUrl, queue_job
 from offline.explaining import explaining
 from offline.outcome_file import outcomes_from_file, read_prices
 from offline.outcomes import LoggedOutcomes, outcomes_from_log
@@ -65,7 +65,9 @@ def train_command(
     if job:
         if log is not None or data is not None or prices is not None or deploy:
             raise ValueError("a job learns from the service's own log; leave --log, --data, --prices and --deploy out")
-        queue_training(admin, {"router": router, "seed": seed or None, "since": since or None}, as_json)
+        queue_job(
+            admin, "/admin/routers/train", {"router": router, "seed": seed or None, "since": since or None}, as_json
+        )
         return
     found = _outcomes(log, data, prices, data_dir, encoder, since)
     artifacts = Artifacts(data_dir / ARTIFACTS_FOLDER)

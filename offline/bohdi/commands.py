@@ -12,7 +12,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from offline.admin_client import DEFAULT_ADMIN, Admin, AdminUrl
+from offline.admin_client import DEFAULT_ADMIN, AdminUrl, queue_job
 from offline.commands import DATA_DIR, DataDir, EncoderName, Log, log_url
 from offline.explaining import explaining_with
 from registry.bohdi_status import BohdiUnreadable
@@ -116,7 +116,7 @@ def grow_command(
     if job:
         wanted: dict[str, Any] = {"tree": place.tree, "rounds": rounds, "tenant": tenant, "dry_run": dry_run or None}
         wanted["settings"] = None if settings is None else msgspec.to_builtins(_known(place, settings))
-        queued(admin, "/admin/bohdi/rounds", wanted, as_json)
+        queue_job(admin, "/admin/bohdi/rounds", wanted, as_json)
         return
     known, pool = _known(place, settings), _pool(config)
     _estimate(known, pool, as_json, dry_run)
@@ -155,7 +155,7 @@ def export_command(
     if job:
         wanted: dict[str, Any] = {"tree": place.tree, "size": size, "seed": seed, "replay_share": replay_share}
         wanted |= {"licensed": licensed or None, "source_share": source_share}
-        queued(admin, "/admin/bohdi/export", wanted, as_json)
+        queue_job(admin, "/admin/bohdi/export", wanted, as_json)
         return
     from offline.bohdi.tree_work import draw_set
 
@@ -261,17 +261,6 @@ def retire_command(
 
     found = retire(_place(data_dir, tree, tenant), node, reason)
     typer.echo(f"{found.name} is retired")
-
-
-def queued(admin: str, path: str, arguments: dict[str, Any], as_json: bool) -> None:
-    """Queue a job at the service and say so."""
-    found = Admin(admin).post(path, arguments)
-    if as_json:
-        typer.echo(msgspec.json.encode(found).decode())
-        return
-    job = found["job"]
-    typer.echo(f"{job['id']} is {job['state']}; watch it by `tokamak jobs show {job['id']}`")
-    typer.echo(found["worker"], err=True)
 
 
 def _estimate(settings: Settings, pool: Pool, as_json: bool, dry_run: bool) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from encoders.catalogue import load_encoder
-from offline.admin_client import DEFAULT_ADMIN, Admin, AdminUrl
+from offline.admin_client import DEFAULT_ADMIN, AdminUrl, queue_job
 from offline.answers import answers_from_file
 from offline.best_answers import SELECTIONS, Selection
 from offline.templates.build import BuildReport
@@ -90,7 +90,12 @@ def build_command(
     if job:
         approve = "manual" if candidate else None
         wanted = {"builder": builder, "model": model, "select": select, "max_usd": max_usd, "dry_run": dry_run}
-        queue_build(admin, {**wanted, "limit": limit, "concurrency": concurrency, "approve": approve}, as_json)
+        queue_job(
+            admin,
+            "/admin/templates/build",
+            {**wanted, "limit": limit, "concurrency": concurrency, "approve": approve},
+            as_json,
+        )
         return
     if log is not None and data is not None:
         raise ValueError("give --log or --data, not both")
@@ -124,17 +129,6 @@ def _begins(build: Build, estimate: BuildEstimate, dry_run: bool, as_json: bool)
     else:
         typer.echo(estimate.told(), err=True)
     return not dry_run
-
-
-def queue_build(admin: str, arguments: dict[str, Any], as_json: bool) -> None:
-    """What `tokamak templates build --job` does."""
-    found = Admin(admin).post("/admin/templates/build", arguments)
-    if as_json:
-        typer.echo(msgspec.json.encode(found).decode())
-        return
-    job = found["job"]
-    typer.echo(f"{job['id']} is {job['state']}; watch it by `tokamak jobs show {job['id']}`")
-    typer.echo(found["worker"], err=True)
 
 
 @dataclass(frozen=True, slots=True)
